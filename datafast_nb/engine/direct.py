@@ -1,0 +1,51 @@
+"""`Model.generate`: one question, asked now, outside any pipeline and its memo."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from datafast_nb.engine.loop import spawn
+from datafast_nb.errors import LLMError
+from datafast_nb.models.base import Message, Model, Request
+from datafast_nb.steps.outputs import OutputSpec, Unusable, verdict_of_finish
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+
+def generate_now(
+    model: Model,
+    prompt: str,
+    *,
+    system_prompt: str | None = None,
+    temperature: float = 0.7,
+    max_tokens: int = 1024,
+    response_format: type[BaseModel] | None = None,
+) -> str | dict[str, Any]:
+    """Ask `model` once and wait for the answer.
+
+    Raises
+    ------
+    LLMError
+        If the call fails, or the reply was refused, cut, empty or does not fit `response_format`.
+    """
+    messages: list[Message] = []
+    if system_prompt is not None:
+        messages.append({"role": "system", "content": system_prompt})
+    messages.append({"role": "user", "content": prompt})
+    spec = OutputSpec(response_format) if response_format is not None else OutputSpec(["text"])
+    request = Request(
+        messages=tuple(messages),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        schema=spec.schema(),
+    )
+    response = spawn(model.complete(request)).result()
+    bad = verdict_of_finish(response.finish, max_tokens)
+    try:
+        if bad is not None:
+            raise bad
+        values = spec.parse(response.text)
+    except Unusable as exc:
+        raise LLMError(f"{model.name}: {exc.reason}", kind=exc.verdict, model=model.name) from exc
+    return values if response_format is not None else str(values["text"])

@@ -1,0 +1,206 @@
+"""Free steps: records in chunks from the source, through functions and choices, lazily.
+
+Record-wise steps stream, so that a limit reads no more of a source than it needs. User
+functions run on the thread of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from datafast_nb.engine.context import RunContext
+from datafast_nb.lineage import Table
+from datafast_nb.options import options
+from datafast_nb.records import Record, RowIds, copy_record, normalise_records
+from datafast_nb.results import StepRun
+from datafast_nb.steps.base import ChoiceStep, ChunkStep, SourceStep, Step
+
+CHUNK = 4096
+SMALLEST_CHUNK = 16
+
+Chunks = Iterator[Table]
+
+
+def where_in(run: StepRun, offset: int) -> Callable[[int], str]:
+    """Names a record of a chunk that starts at `offset`, for errors."""
+    site = f" ({run.site})" if run.site else ""
+    return lambda i: f"step '{run.name}'{site}, record {offset + i}"
+
+
+def chunk_size(ctx: RunContext) -> int:
+    """Records a chunk: small ones where only few records are wanted or time is short."""
+    settings = ctx.settings
+    if settings.deadline is not None:
+        return 1
+    wanted = settings.limit if settings.one is None else settings.one + 1
+    if settings.where is not None or wanted is None:
+        return CHUNK
+    return min(CHUNK, max(SMALLEST_CHUNK, wanted))
+
+
+def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: bool) -> Chunks:
+    """Chunks of a source's rows, normalised, with their identities if some step needs them."""
+    given = getattr(source, "row_ids", None)
+    ids = RowIds() if with_ids and given is None else None
+    keep = _Keeper(run)
+    bound = ctx.settings.source_rows
+    n = 0
+    for raw in source.read(chunk_size(ctx)):
+        ctx.check_stop()
+        rows = raw if bound is None else raw[: bound - n]
+
+        def place(i: int, n: int = n) -> str:
+            return f"step '{run.name}', {source.place(n + i)}"
+
+        records, flat = normalise_records(
+            rows, where=place, notes=ctx.notes, from_frame=source.from_frame
+        )
+        row_ids = None
+        if given is not None:
+            row_ids = list(given[n : n + len(records)])
+        elif ids is not None:
+            row_ids = ids.take(records)
+        chunk = Table(records, flat, row_ids)
+        n += len(records)
+        run.n_out = n
+        run.parents.add(0, len(records), None)
+        keep.add(chunk)
+        if records:
+            yield chunk
+        if bound is not None and n >= bound:
+            run.is_partial = True
+            break
+        if ctx.past_deadline:
+            run.is_partial = True
+            break
+
+
+def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> Chunks:
+    """Chunks after a record-wise step."""
+    keep = _Keeper(run)
+    for chunk in chunks:
+        ctx.check_stop()
+        where = where_in(run, run.n_in)
+        out, parents, is_user_made = step.run_chunk(chunk.records, flat=chunk.flat, where=where)
+        flat = chunk.flat
+        if is_user_made:
+            out, flat = normalise_records(out, where=where, notes=ctx.notes)
+        ids = chunk.row_ids
+        if ids is not None and parents is not None:
+            ids = [ids[p] for p in parents]
+        run.parents.add(len(chunk), len(out), parents)
+        run.n_in += len(chunk)
+        run.n_out += len(out)
+        made = Table(out, flat, ids)
+        keep.add(made)
+        if out:
+            yield made
+    run.fates.advanced = run.parents.n_parents
+    run.fates.filtered = run.n_in - run.parents.n_parents
+
+
+def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:
+    """All records of the chunks, or at least `need` of them; and whether the end was reached."""
+    records: list[Record] = []
+    ids: list[str] | None = []
+    flat = True
+    ended = True
+    for chunk in chunks:
+        records.extend(chunk.records)
+        flat = flat and chunk.flat
+        if chunk.row_ids is None:
+            ids = None
+        elif ids is not None:
+            ids.extend(chunk.row_ids)
+        if need is not None and len(records) >= need:
+            ended = False
+            break
+    close = getattr(chunks, "close", None)
+    if close is not None and not ended:
+        close()
+    return Table(records, flat, ids if records else []), ended
+
+
+def choose(ctx: RunContext, run: StepRun, step: ChoiceStep, table: Table) -> Table:
+    """The records that a choice keeps."""
+    indices = step.choose(table.records, table.row_ids or [])
+    out = table.take(indices)
+    run.parents.add(len(table), len(out), indices)
+    run.n_in, run.n_out = len(table), len(out)
+    run.fates.advanced = run.parents.n_parents
+    run.fates.filtered = len(table) - run.parents.n_parents
+    keep_table(run, out)
+    return out
+
+
+def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
+    """The records that a user's own step makes of all records."""
+    into = dict(step.input_mappings or {})
+    back = dict(step.output_mappings or {})
+
+    def given() -> Iterator[Record]:
+        for record in table.records:
+            ctx.check_stop()
+            copy = record.copy() if table.flat else copy_record(record)
+            yield {into.get(k, k): v for k, v in copy.items()} if into else copy
+
+    step.load()
+    try:
+        made = step.process(given())
+        if made is None:
+            raise TypeError("process(records) returned None; return or yield the records")
+        raw = list(made)
+    except Exception as exc:
+        exc.add_note(f"in process() of {where_in(run, 0)(0).rpartition(',')[0]}")
+        raise
+    finally:
+        step.unload()
+    out, flat = normalise_records(raw, where=where_in(run, 0), notes=ctx.notes)
+    if into or back:
+        names = {**{v: k for k, v in into.items()}, **back}
+        out = [{names.get(k, k): v for k, v in r.items()} for r in out]
+    ids = table.row_ids
+    run.n_in, run.n_out = len(table), len(out)
+    if len(out) == len(table):
+        run.parents.add(len(table), len(out), None)
+        run.fates.advanced = len(out)
+    else:
+        run.parents.known = False
+        run.fates.advanced = min(len(table), len(out))
+        run.fates.filtered = len(table) - run.fates.advanced
+        run.notes.append("changed the number of records: lineage does not reach through it")
+        if ids is not None:
+            ids = RowIds(run.name.encode()[:32]).take(out)
+            ctx.more_rows.update(ids)
+            ctx.rows_known = ctx.rows_known and not run.is_partial
+    result = Table(out, flat, ids)
+    keep_table(run, result)
+    return result
+
+
+def keep_table(run: StepRun, table: Table) -> None:
+    """Keep a step's records with the result, where they are few enough."""
+    run.table = table if len(table) <= options.keep_rows else None
+
+
+class _Keeper:
+    """Keeps the chunks that leave a step until they are too many."""
+
+    def __init__(self, run: StepRun) -> None:
+        self._run = run
+        run.table = Table([], True, [])
+
+    def add(self, chunk: Table) -> None:
+        table = self._run.table
+        if table is None:
+            return
+        if len(table) + len(chunk) > options.keep_rows:
+            self._run.table = None
+            return
+        table.records.extend(chunk.records)
+        table.flat = table.flat and chunk.flat
+        if chunk.row_ids is None:
+            table.row_ids = None
+        elif table.row_ids is not None:
+            table.row_ids.extend(chunk.row_ids)
+

@@ -1,0 +1,146 @@
+"""What bounds the calls of a run: its budget, and the pause that a provider asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass, field
+
+from datafast_nb.errors import LLMError
+from datafast_nb.models.base import Model, Request, Usage
+from datafast_nb.models.pricing import Price, price_of
+
+DEFAULT_IN_FLIGHT = 16
+MAX_BACKOFF_S = 60.0
+MAX_RETRY_AFTER_S = 120.0
+REFUSED_IN_A_ROW = 5
+DEFAULT_MAX_OUTPUT_TOKENS = 4096  # reserved where neither step nor model names a bound
+
+
+class BudgetSpent(Exception):
+    """The next call does not fit; the text says which bound is reached."""
+
+
+@dataclass
+class Budget:
+    """Bounds on the calls of one run. Used from the engine's loop only.
+
+    A call is paid for in advance: the UTF-8 bytes of its messages bound the input tokens,
+    `max_tokens` the output. What was not needed is given back when the reply is there, so
+    that spend at list price never passes the budget.
+    """
+
+    usd: float | None = None
+    """None: no bound."""
+    max_calls: int | None = None
+    """Calls sent, retries included; None: no bound."""
+    spent_usd: float = 0.0
+    reserved_usd: float = 0.0
+    calls: int = 0
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
+    _holders: int = 0
+
+    async def reserve(self, model: Model, request: Request) -> float:
+        """Set aside the most that the call can cost; waits for running calls if they hold it.
+
+        Raises
+        ------
+        BudgetSpent
+            If it does not fit even when all running calls have ended.
+        """
+        worst = 0.0
+        if self.usd is not None:
+            worst = self.worst_usd(model, request)
+        while True:
+            if self.max_calls is not None and self.calls >= self.max_calls:
+                raise BudgetSpent(f"max_calls={self.max_calls} is reached")
+            if self.usd is None or self.spent_usd + self.reserved_usd + worst <= self.usd + 1e-12:
+                self.reserved_usd += worst
+                self.calls += 1
+                self._holders += 1
+                return worst
+            if self._holders == 0:
+                raise BudgetSpent(
+                    f"budget=${self.usd:g} has ${self.usd - self.spent_usd:.6f} left, and the next "
+                    f"call may cost up to ${worst:.6f}"
+                )
+            self._released.clear()
+            await self._released.wait()
+
+    def settle(self, reserved: float, usd: float) -> None:
+        """Give back a reservation and book what the call cost."""
+        self.reserved_usd = max(0.0, self.reserved_usd - reserved)
+        self.spent_usd += min(usd, reserved) if self.usd is not None else usd
+        self._holders -= 1
+        self._released.set()
+
+    @staticmethod
+    def worst_usd(model: Model, request: Request) -> float:
+        """The most that one call can cost, at list price. Raises BudgetSpent if unknown."""
+        price = price_of(model)
+        if price is None:
+            raise BudgetSpent(
+                f"the price of {model.name!r} is unknown, so budget= cannot be kept; give the model "
+                "price=(input, output) in dollars per million tokens, or bound the run with max_calls="
+            )
+        n_bytes = sum(len(m["content"].encode("utf-8", "replace")) + 16 for m in request.messages)
+        if request.schema is not None:
+            n_bytes += len(str(request.schema))
+        n_out = request.max_tokens or DEFAULT_MAX_OUTPUT_TOKENS
+        return cost_usd(price, n_bytes, n_out)
+
+
+def cost_usd(price: Price | None, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
+    """List price of a call in dollars; NaN where the price is unknown."""
+    if price is None:
+        return math.nan
+    return price.cost(Usage(input_tokens, output_tokens, cached))
+
+
+@dataclass
+class Gate:
+    """State that all runs of the process share about one model."""
+
+    paused_until: float = 0.0
+    """Monotonic time before which nothing is sent."""
+    refused_in_a_row: int = 0
+    """Connections that failed since the last one that did not."""
+    slots: asyncio.Semaphore | None = None
+    """Calls in flight that a local model can take, over all runs."""
+
+    def pause(self, seconds: float) -> None:
+        """Send nothing for `seconds`: the provider asked for it."""
+        self.paused_until = max(self.paused_until, time.monotonic() + seconds)
+
+    async def wait(self) -> None:
+        """Return when the pause is over."""
+        while (left := self.paused_until - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+
+_gates: dict[tuple[object, ...], Gate] = {}
+
+
+def gate_of(model: Model, loop: asyncio.AbstractEventLoop) -> Gate:
+    """The gate of a model, one per identity and event loop."""
+    key = (id(loop), *sorted(model.identity().items()))
+    gate = _gates.get(key)
+    if gate is None:
+        gate = _gates[key] = Gate()
+        if model.parallel is not None:
+            gate.slots = asyncio.Semaphore(model.parallel)
+    return gate
+
+
+def backoff_s(base_s: float, attempt: int, jitter: float) -> float:
+    """Seconds before attempt number `attempt` + 1: exponential with full jitter (0 ≤ jitter < 1).
+
+    Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    return min(MAX_BACKOFF_S, base_s * 2.0 ** (attempt - 1)) * jitter
+
+
+def too_long_a_wait(error: LLMError) -> bool:
+    """The provider asks for more patience than a run has."""
+    return error.retry_after_s is not None and error.retry_after_s > MAX_RETRY_AFTER_S

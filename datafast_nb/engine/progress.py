@@ -1,0 +1,105 @@
+"""The progress line: tqdm in terminals, one display that is updated in notebooks."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from datafast_nb.display import html, views
+from datafast_nb.engine.events import Event, Noted, Progress, RunFinished, StepStarted
+from datafast_nb.options import options
+
+NOTEBOOK_EVERY_S = 0.25
+
+
+def listener(show: bool | None) -> Callable[[Event], None] | None:
+    """What shows a run's progress here, or None where nothing is to be shown."""
+    if show is None:
+        show = options.progress
+    if show is None and os.environ.get("DATAFAST_NB_PROGRESS"):
+        show = os.environ["DATAFAST_NB_PROGRESS"] not in ("0", "false", "no")
+    if show is False:
+        return None
+    if in_notebook():
+        return NotebookLine()
+    if show or sys.stderr.isatty():
+        return TerminalLine()
+    return None
+
+
+def in_notebook() -> bool:
+    """Whether a Jupyter kernel shows what is displayed."""
+    module = sys.modules.get("IPython")
+    shell = module.get_ipython() if module is not None else None
+    return shell is not None and shell.__class__.__name__ == "ZMQInteractiveShell"
+
+
+def words(p: Progress) -> str:
+    """Figures of a step, in one line."""
+    parts = [f"{p.answered:,} answered", f"{p.new:,} new"]
+    if p.failed:
+        parts.append(f"{p.failed:,} failed")
+    if p.paid_usd:
+        parts.append(views.usd(p.paid_usd))
+    return ", ".join(parts)
+
+
+class TerminalLine:
+    """A tqdm bar per LLM step, on stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._step = ""
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        from tqdm import tqdm
+
+        if isinstance(event, Progress):
+            if self._bar is None or self._step != event.step:
+                self._close()
+                self._step = event.step
+                self._bar = tqdm(total=event.total, desc=event.step, unit="call", file=sys.stderr, leave=True)
+            self._bar.total = event.total
+            self._bar.n = event.done
+            self._bar.set_postfix_str(words(event), refresh=True)
+        elif isinstance(event, Noted):
+            tqdm.write(f"note: {event.text}", file=sys.stderr)
+        elif isinstance(event, (RunFinished, StepStarted)):
+            self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class NotebookLine:
+    """One output that is updated; it holds plain HTML, so a saved notebook stays readable."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._shown = 0.0
+        self._line = ""
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, Progress):
+            self._line = f"{event.step}: {event.done:,} of {event.total:,} calls · {words(event)}"
+            if event.done >= event.total or time.monotonic() - self._shown > NOTEBOOK_EVERY_S:
+                self._show()
+        elif isinstance(event, RunFinished) and self._handle is not None:
+            self._show()
+
+    def _show(self) -> None:
+        from IPython.display import display
+
+        self._shown = time.monotonic()
+        data = {"text/plain": self._line, "text/html": html.page(html.line(self._line, muted=True))}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        elif self._handle is not None:
+            self._handle.update(data, raw=True)

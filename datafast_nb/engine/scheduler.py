@@ -1,0 +1,389 @@
+"""Calls in flight: asked on the engine's loop, stored by the memo, handed back when on disk.
+
+The thread of the run submits calls and takes them back from `finished`. A worker asks,
+retries what may pass, judges the reply, and goes on with the next call while the memo's
+writer commits: nobody sees an answer before it is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from datafast_nb.engine.limits import (
+    REFUSED_IN_A_ROW,
+    Budget,
+    BudgetSpent,
+    Gate,
+    backoff_s,
+    cost_usd,
+    gate_of,
+    too_long_a_wait,
+)
+from datafast_nb.engine.loop import engine_loop
+from datafast_nb.errors import LLMError, MemoError
+from datafast_nb.models.base import FATAL, RETRYABLE, Message, Model, Request, Response
+from datafast_nb.models.pricing import Price, price_of
+from datafast_nb.models.transport import use_transport
+from datafast_nb.steps.outputs import REASKABLE, Unusable, verdict_of_finish
+from datafast_nb.store.memo import Memo, Reply
+
+# A reply that was lost on the way has probably been billed.
+_MAYBE_PAID = frozenset({"timeout", "bad_reply", "too_large"})
+
+
+@dataclass(slots=True)
+class Call:
+    """One draw to be asked for, and what came of it."""
+
+    key: str
+    label: str
+    model: Model
+    request: Request
+    parse: Callable[[str], dict[str, Any]]
+    max_retries: int = 3
+    retry_delay_s: float = 1.0
+    reasks_left: int = 1
+    """Further questions after an unusable answer."""
+    reasks_all: bool = False
+    """Ask again after refusals and cut answers too."""
+    prior: Reply | None = None
+    """The unusable reply that an earlier run got for this draw."""
+    owner: Any = None
+    """Of the submitter; not looked at here."""
+    values: dict[str, Any] | None = None
+    """Output values; None: failed."""
+    error: LLMError | None = None
+    """Why it failed; kind "not_asked" where the run stopped before."""
+    reply: Reply | None = None
+    """The last reply."""
+    attempts: int = 0
+    n_replies: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+    """List price of all replies of this call."""
+    wasted_usd: float = 0.0
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Calls of one model."""
+
+    model: Model
+    gate: Gate
+    limit: int
+    price: Price | None
+    queue: deque[Call] = field(default_factory=deque)
+    workers: int = 0
+
+
+class Scheduler:
+    """Asks calls of one run. Built on the run's thread; used from there but for `_`-methods.
+
+    Parameters
+    ----------
+    in_flight
+        Calls in flight for a model that does not say itself.
+    """
+
+    def __init__(self, memo: Memo, *, in_flight: int, budget: Budget) -> None:
+        self.finished: SimpleQueue[Call | None] = SimpleQueue()
+        self.fatal: Exception | None = None
+        """Why the run must stop; set before the calls come back."""
+        self.on_raise = False
+        """Stop at the first failed call."""
+        self._memo = memo
+        self._in_flight = in_flight
+        self.budget = budget
+        self._loop = engine_loop()
+        self._lanes: dict[int, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._done = asyncio.Event()
+        self._context: Context | None = None
+        started = threading.Event()
+        self._main = asyncio.run_coroutine_threadsafe(self._serve(started), self._loop)
+        started.wait()
+
+    def submit(self, calls: Sequence[Call]) -> None:
+        """Queue calls; each comes back through `finished`, in the order of its end."""
+        self._loop.call_soon_threadsafe(self._accept, list(calls))
+
+    def stop(self) -> None:
+        """Send nothing more. Calls not yet sent come back at once with kind "not_asked"."""
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def cancel(self) -> None:
+        """Give up on the calls in flight; they come back with kind "not_asked"."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def close(self) -> None:
+        """End the session and every task. Calls still in flight are cancelled."""
+        self._loop.call_soon_threadsafe(self._finish)
+        self._main.result(timeout=30)
+
+    async def _serve(self, started: threading.Event) -> None:
+        async with use_transport():
+            self._context = copy_context()  # the workers' context: the run's session is in it
+            started.set()
+            await self._done.wait()
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _finish(self) -> None:
+        self._stop()
+        self._done.set()
+
+    def _accept(self, calls: list[Call]) -> None:
+        lanes = []
+        for call in calls:
+            if self._stopping:
+                self._not_asked(call)
+                continue
+            lane = self._lanes.get(id(call.model))
+            if lane is None:
+                model = call.model
+                lane = self._lanes[id(model)] = _Lane(
+                    model,
+                    gate_of(model, self._loop),
+                    min(self._in_flight, model.parallel or self._in_flight),
+                    price_of(model),
+                )
+            lane.queue.append(call)
+            if not lanes or lanes[-1] is not lane:
+                lanes.append(lane)
+        for lane in lanes:
+            self._hire(lane)
+
+    def _hire(self, lane: _Lane) -> None:
+        """Workers up to the limit; a worker leaves when its queue is empty."""
+        for _ in range(min(lane.limit - lane.workers, len(lane.queue))):
+            lane.workers += 1
+            task = self._loop.create_task(self._work(lane), context=self._context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, lane: _Lane) -> None:
+        try:
+            while lane.queue and not self._stopping:
+                await self._ask(lane.queue.popleft(), lane)
+        finally:
+            lane.workers -= 1
+
+    async def _ask(self, call: Call, lane: _Lane) -> None:
+        request = call.request
+        if call.prior is not None:
+            request = reask(request, call.prior)
+        reserved: float | None = None
+        try:
+            while True:
+                await lane.gate.wait()
+                if self._stopping:
+                    self._not_asked(call)
+                    return
+                reserved = await self.budget.reserve(lane.model, request)
+                call.attempts += 1
+                started = time.monotonic()
+                try:
+                    if lane.gate.slots is None:
+                        response = await lane.model.complete(request)
+                    else:
+                        async with lane.gate.slots:
+                            started = time.monotonic()
+                            response = await lane.model.complete(request)
+                except LLMError as exc:
+                    lost = reserved if exc.kind in _MAYBE_PAID else 0.0
+                    call.wasted_usd += lost
+                    self.budget.settle(reserved, lost)
+                    reserved = None
+                    if not await self._wait_to_retry(call, lane, exc):
+                        return
+                    continue
+                lane.gate.refused_in_a_row = 0
+                reply, bad = self._judge(call, response, time.monotonic() - started, lane)
+                self.budget.settle(reserved, self._book(call, reply, bad, lane))
+                reserved = None
+                again = bad is not None and self._may_reask(call, bad)
+                self._memo.put(
+                    call.key,
+                    call.label,
+                    reply,
+                    identity=lane.model.identity(),
+                    done=partial(self._stored, None if again else call),
+                )
+                if not again:
+                    return
+                call.reasks_left -= 1
+                request = reask(call.request, reply)
+        except BudgetSpent as exc:
+            self._fatal_stop(exc)
+            self._not_asked(call)
+        except asyncio.CancelledError:
+            self._not_asked(call)
+            raise
+        except Exception as exc:  # an adapter's or model's own mistake: a failed call, not a hung run
+            error = LLMError(
+                f"{lane.model.name}: {type(exc).__name__}: {exc}", kind="error", model=lane.model.name
+            )
+            error.__cause__ = exc
+            self._fail(call, error)
+        finally:
+            if reserved is not None:
+                self.budget.settle(reserved, 0.0)
+
+    def _judge(
+        self, call: Call, response: Response, latency_s: float, lane: _Lane
+    ) -> tuple[Reply, Unusable | None]:
+        bad = verdict_of_finish(response.finish, call.request.max_tokens)
+        if bad is None:
+            try:
+                call.values = call.parse(response.text)
+            except Unusable as exc:
+                bad = exc
+        usage = response.usage
+        reply = Reply(
+            text=response.text,
+            verdict="usable" if bad is None else bad.verdict,
+            reason="" if bad is None else bad.reason,
+            finish=response.finish,
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+            cached_input_tokens=usage.cached_input_tokens if usage else 0,
+            model=response.model,
+            created=time.time(),
+            latency_s=round(latency_s, 4),
+            attempts=call.attempts,
+        )
+        call.reply = reply
+        call.n_replies += 1
+        if bad is not None:
+            call.values = None
+            call.error = LLMError(
+                f"{lane.model.name}: {bad.reason}", kind=bad.verdict, model=lane.model.name
+            )
+        return reply, bad
+
+    def _book(self, call: Call, reply: Reply, bad: Unusable | None, lane: _Lane) -> float:
+        call.input_tokens += reply.input_tokens or 0
+        call.output_tokens += reply.output_tokens or 0
+        if reply.input_tokens is None and lane.price is not None and self.budget.usd is not None:
+            usd = self.budget.worst_usd(lane.model, call.request)  # no count: the most it can be
+        else:
+            usd = cost_usd(
+                lane.price,
+                reply.input_tokens or 0,
+                reply.output_tokens or 0,
+                reply.cached_input_tokens,
+            )
+        call.usd += usd
+        if bad is not None:
+            call.wasted_usd += usd
+        return usd if usd == usd else 0.0
+
+    def _may_reask(self, call: Call, bad: Unusable) -> bool:
+        return (
+            call.reasks_left > 0
+            and (call.reasks_all or bad.verdict in REASKABLE)
+            and not self._stopping
+        )
+
+    async def _wait_to_retry(self, call: Call, lane: _Lane, error: LLMError) -> bool:
+        """Wait before the next attempt; False if there is none and the call was handed back."""
+        if error.kind == "connection":
+            lane.gate.refused_in_a_row += 1
+        else:
+            lane.gate.refused_in_a_row = 0
+        if lane.gate.refused_in_a_row >= REFUSED_IN_A_ROW:
+            lane.gate.refused_in_a_row = 0
+            self._fatal_stop(error)
+        elif error.kind in FATAL or too_long_a_wait(error):
+            self._fatal_stop(error)
+        elif error.kind in RETRYABLE and call.attempts <= call.max_retries:
+            if error.retry_after_s is not None:
+                lane.gate.pause(error.retry_after_s * (1.0 + 0.1 * random.random()))
+            else:
+                await asyncio.sleep(backoff_s(call.retry_delay_s, call.attempts, random.random()))
+            return True
+        self._fail(call, error)
+        return False
+
+    def _fail(self, call: Call, error: LLMError) -> None:
+        call.values = None
+        call.error = error
+        if self.on_raise:
+            self._fatal_stop(error)
+        self.finished.put(call)
+
+    def _not_asked(self, call: Call) -> None:
+        call.values = None
+        if call.error is None:
+            call.error = LLMError("the run stopped before this call", kind="not_asked")
+        self.finished.put(call)
+
+    def _stored(self, call: Call | None, error: BaseException | None) -> None:
+        """Runs on the memo's writer thread, after the commit."""
+        if error is not None:
+            fault = error if isinstance(error, MemoError) else MemoError(f"the memo cannot store a reply: {error}")
+            self._stop_from_writer(fault)
+        if call is None:
+            return
+        if call.values is None and self.on_raise and call.error is not None:
+            self._stop_from_writer(call.error)
+        self.finished.put(call)
+
+    def _stop_from_writer(self, error: Exception) -> None:
+        if self.fatal is None:
+            self.fatal = error  # at once: the run's thread may look before the loop does
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _fatal_stop(self, error: Exception) -> None:
+        if self.fatal is None:
+            self.fatal = error
+        self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for lane in self._lanes.values():
+            while lane.queue:
+                self._not_asked(lane.queue.popleft())
+
+    def _cancel(self) -> None:
+        self._stop()
+        for task in list(self._tasks):
+            task.cancel()
+
+
+def reask(request: Request, bad: Reply) -> Request:
+    """The question after an unusable reply: with the reply and what is wrong with it.
+
+    A refused, cut or empty reply teaches the model nothing; the same question is asked again.
+    """
+    if bad.verdict not in ("unparsable", "wrong_schema") or not bad.text.strip():
+        return request
+    correction: list[Message] = [
+        {"role": "assistant", "content": bad.text},
+        {
+            "role": "user",
+            "content": f"That answer cannot be used: {bad.reason}. Give the answer again, "
+            "complete and in the required form, and nothing else.",
+        },
+    ]
+    return Request(
+        messages=(*request.messages, *correction),
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        top_p=request.top_p,
+        schema=request.schema,
+        extra=request.extra,
+    )

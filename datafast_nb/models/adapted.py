@@ -1,0 +1,83 @@
+"""A user's own model: any object with `generate` (or `complete`) and a name."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from typing import Any
+
+from datafast_nb.errors import LLMError
+from datafast_nb.models.base import Model, Request, Response
+
+
+class AdaptedModel(Model):
+    """Wraps an object with `generate(prompt, system_prompt, temperature, max_tokens, …)`.
+
+    `generate` runs on threads, so that it may block. Its answers are memoized under its
+    `provider` and `name`; give it a `cache_id` where these do not tell it from others.
+    """
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+        self.name = str(getattr(target, "name", type(target).__name__))
+        self.provider = str(getattr(target, "provider", "custom"))
+        self.endpoint = str(getattr(target, "cache_id", "") or "")
+        self.parallel = getattr(target, "parallel", None)
+        self.price = getattr(target, "price", None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AdaptedModel) and other.target is self.target
+
+    def __hash__(self) -> int:
+        return hash(id(self.target))
+
+    async def complete(self, request: Request) -> Response:
+        """Ask the wrapped model once; any error of its own is an LLMError of kind "error"."""
+        if hasattr(self.target, "complete"):
+            reply = await self.target.complete(request)
+        else:
+            reply = await asyncio.to_thread(self._generate, request)
+        if isinstance(reply, Response):
+            return reply
+        if isinstance(reply, str):
+            return Response(reply)
+        if isinstance(reply, dict):
+            return Response(json.dumps(reply, ensure_ascii=False, default=str))
+        if hasattr(reply, "model_dump_json"):
+            return Response(reply.model_dump_json())
+        raise LLMError(
+            f"{self.name}: generate() returned {type(reply).__name__}; return text or a dict",
+            kind="bad_request",
+            model=self.name,
+        )
+
+    def _generate(self, request: Request) -> Any:
+        system = "\n".join(m["content"] for m in request.messages if m["role"] == "system")
+        turns = [m for m in request.messages if m["role"] != "system"]
+        if len(turns) == 1:
+            prompt = turns[0]["content"]
+        else:
+            prompt = "\n\n".join(f"{m['role']}: {m['content']}" for m in turns)
+        given: dict[str, Any] = {
+            "system_prompt": system or None,
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "schema": request.schema,
+        }
+        accepted = inspect.signature(self.target.generate).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        kwargs = {k: v for k, v in given.items() if k in accepted or (takes_all and k != "schema")}
+        if request.schema is not None and "schema" not in kwargs:
+            keys = ", ".join(request.schema.get("properties", {}))
+            prompt += f"\n\nAnswer with one JSON object with the keys: {keys}."
+        try:
+            return self.target.generate(prompt, **kwargs)
+        except LLMError:
+            raise
+        except Exception as exc:
+            raise LLMError(
+                f"{self.name}: generate() raised {type(exc).__name__}: {exc}",
+                kind="error",
+                model=self.name,
+            ) from exc

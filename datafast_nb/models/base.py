@@ -1,0 +1,149 @@
+"""What a model is to the engine: a request in, a response out, one coroutine.
+
+Adapters turn a `Request` into wire JSON and wire JSON into a `Response`; they never
+retry, sleep or print. Failures are `LLMError`s whose `kind` says whether asking again
+can help (`RETRYABLE`) or would fail for every record (`FATAL`); the engine decides.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+
+from datafast_nb.errors import LLMError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from datafast_nb.models.pricing import Price
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The logical request: what is asked, in no provider's dialect."""
+
+    messages: tuple[Message, ...]
+    temperature: float | None = 0.7
+    """None: the provider's default."""
+    max_tokens: int | None = 1024
+    """Most output tokens; None: the provider's limit."""
+    top_p: float | None = None
+    schema: Mapping[str, Any] | None = None
+    """JSON schema of the answer (an object); None: plain text."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the provider's own body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    """Part of `input_tokens` that the provider read from its prompt cache."""
+
+
+Finish = Literal["stop", "length", "refused", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A reply that arrived whole. `text` is raw; nothing has been parsed or repaired."""
+
+    text: str
+    finish: Finish = "stop"
+    """"length": cut at `max_tokens`; "refused": refusal or content filter."""
+    usage: Usage | None = None
+    model: str | None = None
+    """Name of the model that the provider says it used."""
+
+
+# Kinds of failure that may pass by themselves.
+RETRYABLE = frozenset({"rate_limited", "server", "timeout", "connection", "bad_reply"})
+# Kinds that every further call of the run would meet as well.
+FATAL = frozenset({"auth", "not_found", "quota", "replay_miss"})
+# Other kinds of LLMError raised by adapters: "bad_request" (400, 413, 422), "too_large".
+
+Self = TypeVar("Self", bound="Model")
+
+
+class Model:
+    """Base class of models: configuration only. Building one needs no key and opens nothing."""
+
+    provider: str = "custom"
+    """Provider name, part of the memo key."""
+    name: str = "model"
+    """Model id, part of the memo key."""
+    endpoint: str = ""
+    """Base address or `cache_id`, part of the memo key; "" for the provider's own."""
+    parallel: int | None = None
+    """Calls in flight that this model can take; None: the run decides."""
+    price: Price | None = None
+    """List price; None: looked up by provider and name, maybe unknown."""
+
+    def identity(self) -> dict[str, str]:
+        """What tells this model's answers from another's: provider, endpoint, model."""
+        return {"provider": self.provider, "endpoint": self.endpoint, "model": self.name}
+
+    def missing_key(self) -> str | None:
+        """What is missing before a call can be made ("OPENAI_API_KEY"), or None."""
+        return None
+
+    async def complete(self, request: Request) -> Response:
+        """Ask once.
+
+        Raises
+        ------
+        LLMError
+            With `kind` set; see `RETRYABLE` and `FATAL`.
+        """
+        raise LLMError(
+            f"model {self.name!r} ({type(self).__name__}) implements neither complete() nor generate()",
+            kind="bad_request",
+        )
+
+    def generate(
+        self,
+        prompt: str,
+        system_prompt: str | None = None,
+        temperature: float = 0.7,
+        max_tokens: int = 1024,
+        response_format: type[BaseModel] | None = None,
+    ) -> str | dict[str, Any]:
+        """Ask once, now, and wait: text, or a dict where `response_format` is given.
+
+        Nothing is memoized: pipelines are. Raises LLMError.
+        """
+        from datafast_nb.engine.direct import generate_now  # upward: needs the loop thread
+
+        return generate_now(
+            self,
+            prompt,
+            system_prompt=system_prompt,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            response_format=response_format,
+        )
+
+    def with_(self: Self, **changes: Any) -> Self:
+        """A copy with other settings: `model.with_(max_in_flight=4)`."""
+        new = copy.copy(self)
+        for key, value in changes.items():
+            if key.startswith("_") or not hasattr(self, key):
+                known = ", ".join(sorted(k for k in vars(self) if not k.startswith("_")))
+                raise TypeError(f"{type(self).__name__} has no setting {key!r}; it has: {known}")
+            setattr(new, key, value)
+        return new
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, provider={self.provider!r})"

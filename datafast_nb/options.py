@@ -1,0 +1,60 @@
+"""Options of the process and the place where the project keeps its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+HOME_NAME = ".datafast_nb"
+
+
+@dataclass
+class Options:
+    """Settings of this process. Change attributes: `dfn.options.home = "memo"`."""
+
+    home: str | Path | None = None
+    """Directory of the memo. None: variable DATAFAST_NB_HOME, else `.datafast_nb` at the project root."""
+    mode: Literal["normal", "replay"] | None = None
+    """In mode "replay" the run answers from the memo alone and opens no socket. None: variable DATAFAST_NB_MODE, else "normal"."""
+    progress: bool | None = None
+    """Show a progress line. None: variable DATAFAST_NB_PROGRESS, else yes where someone watches."""
+    preview_on_display: Literal["auto", "safe", "off"] = "auto"
+    """What displaying a pipeline runs: "auto" free steps on a few records, "safe" no user function, "off" nothing."""
+    preview_seconds: float = 1.0
+    """Seconds after which a preview on display stops between records."""
+    keep_rows: int = 50_000
+    """Tables between steps up to this many records stay in memory with a Result."""
+    max_reply_bytes: int = 20_000_000
+    """Size limit of one reply, after decompression."""
+    lock_wait_s: float = 30.0
+    """Seconds to wait for another process that holds the memo's lock."""
+
+
+options = Options()
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest parent of `start` (default: working directory) with `.git` or `pyproject.toml`, else itself."""
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / ".git").exists() or (folder / "pyproject.toml").exists():
+            return folder
+    return here
+
+
+def home() -> Path:
+    """Directory of the memo, absolute; it may not exist yet."""
+    chosen = options.home or os.environ.get("DATAFAST_NB_HOME")
+    return Path(chosen).expanduser().resolve() if chosen else project_root() / HOME_NAME
+
+
+def mode() -> str:
+    """The mode in force: "normal" or "replay"."""
+    chosen = options.mode or os.environ.get("DATAFAST_NB_MODE") or "normal"
+    if chosen not in ("normal", "replay"):
+        raise ValueError(
+            f"mode is {chosen!r} (options.mode or DATAFAST_NB_MODE); use 'normal' or 'replay'"
+        )
+    return chosen

@@ -1,0 +1,402 @@
+"""The pipeline: an immutable graph of steps, and what can be done with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from datafast_nb import validate
+from datafast_nb.display import html, text, views
+from datafast_nb.engine.context import Pick, RunContext, RunSettings
+from datafast_nb.engine.events import Bus, Event
+from datafast_nb.engine.handle import Run
+from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT
+from datafast_nb.engine.preview import Preview, preview_of
+from datafast_nb.engine.progress import listener as progress_listener
+from datafast_nb.engine.runner import Runner
+from datafast_nb.errors import DatafastError, PipelineValidationError
+from datafast_nb.estimate import ExecutionEstimate, estimate_run
+from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
+from datafast_nb.options import options
+from datafast_nb.results import RecordTrace, Result, ResultSource, trace_all
+from datafast_nb.steps.base import SourceStep, Step
+from datafast_nb.store.memo import open_memo
+from datafast_nb.validate import CompiledPipeline
+
+Listener = Callable[[Event], None]
+
+
+class Pipeline:
+    """Steps joined by `>>`. Building one runs nothing; `run` does.
+
+    Parameters
+    ----------
+    steps
+        The steps in order: the same as joining them with `>>`.
+
+    Notes
+    -----
+    A pipeline never changes: `>>` and `as_step` make new ones that share their past.
+    """
+
+    __slots__ = ("_compiled", "_preview", "_result", "_tail")
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        if isinstance(steps, Step):
+            steps = [steps]
+        for step in steps:
+            _check_step(step)
+        self._tail = chain(steps)
+        self._result: Result | None = None
+        self._preview: Preview | None = None
+
+    @classmethod
+    def _of(cls, tail: Node, result: Result | None = None) -> Pipeline:
+        made = cls.__new__(cls)
+        made._tail = tail
+        made._result = result
+        made._preview = None
+        return made
+
+    @classmethod
+    def from_result(cls, result: Result) -> Pipeline:
+        """A pipeline whose source is a Result's records, with their identities."""
+        return cls._of(Node(ResultSource(result)), result)
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps in order."""
+        return [node.step for node in ordered(self._tail)]
+
+    def __rshift__(self, other: Any) -> Pipeline:
+        """Add a step, or the steps of a fragment without source."""
+        if isinstance(other, Pipeline):
+            if not is_fragment(ordered(other._tail)):
+                raise TypeError(
+                    "the pipeline on the right of >> has a source of its own; only steps or a "
+                    "fragment without source can follow"
+                )
+            return Pipeline._of(graft(other._tail, self._tail), self._result)
+        if isinstance(other, Result):
+            raise TypeError("a Result stands on the left of >>: result >> step")
+        _check_step(other)
+        if isinstance(other, SourceStep):
+            raise TypeError(
+                f"{type(other).__name__} is a source and comes first: source >> step >> …"
+            )
+        return Pipeline._of(Node(other, (self._tail,)), self._result)
+
+    def as_step(self, name: str) -> Pipeline:
+        """A pipeline whose last step has a name."""
+        return Pipeline._of(Node(self._tail.step.as_step(name), self._tail.parents), self._result)
+
+    def compile(self) -> CompiledPipeline:
+        """Check structure, columns and models.
+
+        Raises
+        ------
+        PipelineValidationError
+            With every problem; ColumnNotFoundError where all are missing columns.
+        """
+        return validate.compile_graph(self._tail)
+
+    def hash(self) -> str:
+        """16 hex digits that change when a step's settings or the source change."""
+        return self.compile().fingerprint
+
+    # Running.
+
+    def run(
+        self,
+        *,
+        limit: int | None = None,
+        pick: Pick = "first",
+        limit_at: str | None = None,
+        stop_after: int | str | None = None,
+        budget: float | None = None,
+        max_calls: int | None = None,
+        batch_size: int = 1,
+        max_concurrent: int = DEFAULT_IN_FLIGHT,
+        sinks: bool | Literal["auto"] = "auto",
+        show_progress: bool | None = None,
+        log_level: str | int | None = None,
+        on_event: Listener | None = None,
+    ) -> Result:
+        """Run the pipeline and wait for its records.
+
+        Parameters
+        ----------
+        limit
+            Number of records that enter the first LLM step (the source's, where there is none);
+            free steps before it run as in a full run. None: all.
+        pick
+            Which records the limit lets through: the first ones, evenly spread, or random ones.
+        limit_at
+            "source", or the name of the step at whose entry the limit counts.
+        stop_after
+            Name or number (from 0) of the last step to run.
+        budget
+            US dollars at list price that the run may spend; reserved before each call. None: no bound.
+        max_calls
+            Calls that the run may send, retries included. None: no bound.
+        batch_size, max_concurrent
+            Calls in flight per model: the larger of the two.
+        sinks
+            "auto": partial runs leave whole files alone; True: write all the same; False: write none.
+        show_progress
+            Show a progress line. None: where someone watches.
+        log_level
+            Level of the logger "datafast_nb" for this process, as in "INFO".
+        on_event
+            Function that is told of the run's events (`datafast_nb.engine.events`).
+
+        Raises
+        ------
+        PipelineValidationError
+            If the pipeline does not compile.
+        RunInterrupted, BudgetExceededError, LLMError
+            With `.result`: what was finished. Every answer that arrived is kept.
+        """
+        settings = RunSettings(
+            limit=_whole("limit", limit),
+            pick=pick,
+            limit_at=limit_at,
+            budget_usd=budget,
+            max_calls=_whole("max_calls", max_calls),
+            in_flight=max(_whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1),
+            sinks=sinks,
+        )
+        _check_settings(settings)
+        if log_level is not None:
+            _set_log_level(log_level)
+        return self._run(settings, stop_after, show_progress, on_event)
+
+    def start(
+        self,
+        *,
+        limit: int | None = None,
+        pick: Pick = "first",
+        limit_at: str | None = None,
+        stop_after: int | str | None = None,
+        budget: float | None = None,
+        max_calls: int | None = None,
+        batch_size: int = 1,
+        max_concurrent: int = DEFAULT_IN_FLIGHT,
+        sinks: bool | Literal["auto"] = "auto",
+        on_event: Listener | None = None,
+    ) -> Run:
+        """Run on a worker thread and return at once; parameters as `run`.
+
+        User functions run on that one thread. Problems of the pipeline raise here.
+        """
+        self.compile()
+        settings = RunSettings(
+            limit=_whole("limit", limit),
+            pick=pick,
+            limit_at=limit_at,
+            budget_usd=budget,
+            max_calls=_whole("max_calls", max_calls),
+            in_flight=max(_whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1),
+            sinks=sinks,
+        )
+        _check_settings(settings)
+
+        def work(stop: Any, listen: Listener) -> Result:
+            listeners = [listen] if on_event is None else [listen, on_event]
+            return self._execute(settings, stop_after, listeners, stop)
+
+        return Run(work)
+
+    def run_one(self, index: int | None = None, *, where: dict[str, Any] | None = None) -> RecordTrace:
+        """One record through the whole pipeline, sinks left out.
+
+        Parameters
+        ----------
+        index
+            Of the record that enters the first LLM step; 0 where nothing is given, negative from the end.
+        where
+            Values of the source row to take: `where={"id": "doc_007"}`; the first that has them.
+
+        Returns
+        -------
+        RecordTrace
+            The first output record as a mapping; `.trace` has every step, `.outputs` all outputs.
+        """
+        if index is not None and where is not None:
+            raise ValueError("give an index or where=, not both")
+        settings = RunSettings(sinks=False, where=where)
+        if where is None:
+            settings.one = 0 if index is None else int(index)
+        return trace_all(self._run(settings, None, False, None))
+
+    def preview(self, k: int = 5) -> Preview:
+        """What can be had for nothing from the first `k` records of the source.
+
+        Data steps run, answers that the memo has are shown, others stand as pending.
+        """
+        return preview_of(self, _whole("k", k) or 0, options.preview_on_display == "safe", None)
+
+    def estimate(self, *, limit: int | None = None, pick: Pick = "first", limit_at: str | None = None) -> ExecutionEstimate:
+        """Predict calls, tokens and dollars of `run(limit=…)`. Asks no model.
+
+        Free steps run as in the full run; each call is looked up in the memo, so the number of
+        new calls is exact as far as earlier answers are on disk.
+
+        Raises
+        ------
+        PipelineValidationError
+            If the pipeline does not compile.
+        """
+        settings = RunSettings(limit=_whole("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False)
+        _check_settings(settings)
+        return estimate_run(self._execute(settings, None, []).info)
+
+    def visualize(self) -> str:
+        """The graph as text: one line a step."""
+        compiled, _ = validate.inspect_graph(self._tail)
+        lines = []
+        for i, node in enumerate(compiled.nodes):
+            detail = node.step.describe()
+            arrow = "" if i == 0 else "  ↓\n"
+            lines.append(f"{arrow}{node.name}{'  ' + detail if detail else ''}")
+        return "\n".join(lines)
+
+    def _run(
+        self,
+        settings: RunSettings,
+        stop_after: int | str | None,
+        show_progress: bool | None,
+        on_event: Listener | None,
+    ) -> Result:
+        listeners = [] if on_event is None else [on_event]
+        shown = progress_listener(show_progress)
+        if shown is not None:
+            listeners.append(shown)
+        return self._execute(settings, stop_after, listeners)
+
+    def _execute(
+        self,
+        settings: RunSettings,
+        stop_after: int | str | None,
+        listeners: list[Listener],
+        stop: Any = None,
+    ) -> Result:
+        compiled = self.compile()
+        if stop_after is not None:
+            settings.stop_after = compiled.index(stop_after)
+        if settings.limit_at not in (None, "source"):
+            compiled.index(settings.limit_at)  # type: ignore[arg-type]
+        ctx = RunContext(compiled, open_memo(), settings, Bus(listeners))
+        if stop is not None:
+            ctx.stop_event = stop
+        head = compiled.nodes[0].step
+        if isinstance(head, ResultSource):
+            ctx.ranks.update(head.prior_ranks)
+            ctx.claimed.update(head.prior_draws)
+        return Runner(ctx, self._whole()).run()
+
+    def _whole(self) -> Pipeline:
+        """The pipeline from the first source on, also where this one goes on from a Result."""
+        nodes = ordered(self._tail)
+        head = nodes[0].step
+        if not isinstance(head, ResultSource) or head.pipeline is None:
+            return self
+        if len(nodes) == 1:
+            whole: Pipeline = head.pipeline
+            return whole
+        fragment = chain([n.step for n in nodes[1:]])
+        return Pipeline._of(graft(fragment, head.pipeline._tail))
+
+    def _again(self, result: Result, **changes: Any) -> Result:
+        """Run as `result` was run, with other settings."""
+        kept = {k: v for k, v in result.info.settings.items() if k not in ("retry", "dry", "sinks")}
+        settings = RunSettings(**{**kept, "sinks": result.info.settings["sinks"], **changes})
+        if settings.dry:
+            settings.sinks = False
+        return self._execute(settings, settings.stop_after, [])
+
+    # Display. Nothing here asks a model or raises.
+
+    def view(self, preview: Preview | None = None) -> views.PipelineView:
+        """Plain data for display."""
+        compiled, problems = validate.inspect_graph(self._tail)
+        n = len(compiled.nodes)
+        head = f"Pipeline: {n} step{'s' * (n != 1)}"
+        if problems:
+            head += f", {len(problems)} problem{'s' * (len(problems) != 1)}"
+        return views.PipelineView(
+            head=head,
+            steps=tuple((c.name, c.step.describe()) for c in compiled.nodes),
+            problems=tuple(str(p) for p in problems),
+            warnings=compiled.warnings,
+            notes=tuple(preview.notes) if preview is not None else (),
+            preview=preview.view() if preview is not None else None,
+            hint="" if problems else "next: .estimate() · .run_one() · .run(limit=5) · .run()",
+        )
+
+    def __repr__(self) -> str:
+        names = " >> ".join(type(s).__name__ for s in self.steps)
+        return f"Pipeline({names})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        preview = None
+        if options.preview_on_display != "off":
+            try:
+                deadline = time.monotonic() + options.preview_seconds
+                preview = preview_of(self, 5, options.preview_on_display == "safe", deadline)
+            except PipelineValidationError:
+                preview = None  # the view lists the problems
+            except Exception as exc:  # a display never raises; the error is shown in place
+                preview = Preview.failed(exc)
+        view = self.view(preview)
+        return {"text/plain": text.pipeline(view), "text/html": html.pipeline(view)}
+
+    def __len__(self) -> int:
+        raise TypeError(f"{_LAZY}; len(pipeline.run()) counts its records, len(pipeline.steps) its steps")
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{_LAZY}; a pipeline is neither true nor false")
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{_LAZY}; loop over pipeline.run() for records, pipeline.steps for steps")
+
+
+_LAZY = "a pipeline holds no records until it is run"
+
+
+def _check_step(step: Any) -> None:
+    if isinstance(step, Step):
+        return
+    if isinstance(step, type) and issubclass(step, Step):
+        raise TypeError(f"{step.__name__} is a class; write {step.__name__}(…)")
+    if callable(step):
+        raise TypeError("a function is no step; write Map(fn), FlatMap(fn) or Filter(fn=fn)")
+    raise TypeError(f"{type(step).__name__} is no step: {step!r:.60}")
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}; use a whole number of 0 or more")
+    return value
+
+
+def _check_settings(settings: RunSettings) -> None:
+    if settings.pick not in ("first", "spread", "random"):
+        raise ValueError(f"pick is {settings.pick!r}; use 'first', 'spread' or 'random'")
+    if settings.sinks not in (True, False, "auto"):
+        raise ValueError(f"sinks is {settings.sinks!r}; use 'auto', True or False")
+    if settings.budget_usd is not None and not settings.budget_usd >= 0:
+        raise ValueError(f"budget is {settings.budget_usd!r}; use US dollars of 0 or more")
+
+
+def _set_log_level(level: str | int) -> None:
+    import logging
+
+    logger = logging.getLogger("datafast_nb")
+    try:
+        logger.setLevel(level.upper() if isinstance(level, str) else level)
+    except ValueError:
+        raise DatafastError(f"log_level is {level!r}; use 'DEBUG', 'INFO', 'WARNING' or 'ERROR'") from None

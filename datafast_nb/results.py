@@ -1,0 +1,587 @@
+"""What a run gives back: records that know how they came to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
+
+from datafast_nb.display import html, text, views
+from datafast_nb.lineage import Fates, Parents, Table
+from datafast_nb.models.base import Message
+from datafast_nb.records import Record, column_names, copy_record
+from datafast_nb.steps.base import SourceStep, Step
+from datafast_nb.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+
+    from datafast_nb.pipeline import Pipeline
+    from datafast_nb.validate import CompiledPipeline
+
+
+@dataclass(slots=True)
+class CallRow:
+    """One call of a run: a draw that was answered from disk, asked for, or failed."""
+
+    step: str
+    record: int
+    """Index of the record among the step's inputs."""
+    variant: int
+    """Place in the step's expansion."""
+    output_index: int
+    key: str
+    label: str
+    model: str
+    status: str = "pending"
+    """"answered" (from disk), "new" (asked in this run), "failed", "not_asked", "pending"."""
+    verdict: str = ""
+    error: str = ""
+    attempts: int = 0
+    """Times a request was sent in this run."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = None
+    """List price of the replies; None if unknown."""
+    wasted_usd: float = 0.0
+    latency_s: float = 0.0
+    messages: tuple[Message, ...] | None = None
+    """As sent; None where a run has too many calls to keep them."""
+    text: str | None = None
+    """The raw reply."""
+    values: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the values, which stand in the records."""
+        out = asdict(self)
+        del out["values"]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class CallError:
+    """A call that gave no usable answer."""
+
+    step: str
+    record: int
+    """Index of the record among the step's inputs."""
+    kind: str
+    error: str
+    model: str
+    key: str
+    label: str
+    text: str | None
+    """The raw reply, where one came."""
+    prompt: str | None
+    """The last message as sent, where it could be written."""
+    input: Record
+    """The record that was asked about."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a dict, in the form of the spec's metadata."""
+        out = asdict(self)
+        out["record_id"] = next((self.input[c] for c in ("_id", "id") if c in self.input), self.record)
+        return out
+
+
+class ErrorList(list[CallError]):
+    """The failed calls of a run."""
+
+    @property
+    def groups(self) -> list[tuple[str, str, int, CallError]]:
+        """(step, kind, count, first example), most frequent first."""
+        counts = Counter((e.step, e.kind) for e in self)
+        first: dict[tuple[str, str], CallError] = {}
+        for e in self:
+            first.setdefault((e.step, e.kind), e)
+        return [(s, k, n, first[s, k]) for (s, k), n in counts.most_common()]
+
+    def view(self) -> views.TableView:
+        """The groups as a table."""
+        return views.TableView(
+            title=f"{len(self)} failed call{'s' * (len(self) != 1)}" if self else "no failed calls",
+            columns=("step", "kind", "count", "first example"),
+            rows=tuple((s, k, n, e.error) for s, k, n, e in self.groups),
+            right=frozenset({"count"}),
+        )
+
+    def __repr__(self) -> str:
+        return text.table(self.view())
+
+    def _repr_html_(self) -> str:
+        return html.page(html.table(self.view()))
+
+
+@dataclass
+class StepRun:
+    """What a run did at one step."""
+
+    name: str
+    index: int
+    step: Step
+    site: str
+    parents: Parents = field(default_factory=Parents)
+    fates: Fates = field(default_factory=Fates)
+    table: Table | None = None
+    """Records that left the step; None where they were too many to keep."""
+    n_in: int = 0
+    n_out: int = 0
+    calls: list[CallRow] = field(default_factory=list)
+    call_of: list[int] | None = None
+    """For each output record the index of its call; -1 for a skipped record."""
+    errors: list[CallError] = field(default_factory=list)
+    partly_failed: int = 0
+    """Records that advanced although some of their calls failed."""
+    is_partial: bool = False
+    """Saw only part of what a full run would bring here."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunInfo:
+    """Everything about a run but its records."""
+
+    pipeline: Pipeline
+    compiled: CompiledPipeline
+    steps: list[StepRun]
+    status: str = "complete"
+    """"complete", "limited", "interrupted", "budget" or "failed"."""
+    seconds: float = 0.0
+    memo_path: str = ""
+    notes: list[str] = field(default_factory=list)
+    written: list[tuple[str, str]] = field(default_factory=list)
+    """(step, where) of every sink that wrote."""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_last: Result | None = None
+
+
+def last_result() -> Result | None:
+    """The last Result of this process, also a partial one; None before the first."""
+    return _last
+
+
+def remember(result: Result) -> None:
+    """Keep the result for `last_result`."""
+    global _last
+    _last = result
+
+
+class Result(list[Record]):
+    """The records of a run: a list of dicts that knows how it came to be.
+
+    Slices are Results; `res >> step` goes on from these records.
+    """
+
+    def __init__(
+        self, records: Iterable[Record] = (), info: RunInfo | None = None, rows: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(records)
+        self._info = info
+        self._rows = rows if rows is not None else range(len(self))
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Result: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Record | Result:
+        """One record, or a Result of some."""
+        if isinstance(index, slice):
+            return Result(super().__getitem__(index), self._info, self._rows[index])
+        return super().__getitem__(index)
+
+    @property
+    def info(self) -> RunInfo:
+        """The run. Raises ValueError for a Result that came from no run."""
+        if self._info is None:
+            raise ValueError("this Result holds records only: it came from no run")
+        return self._info
+
+    @property
+    def status(self) -> str:
+        """One of "complete", "limited", "interrupted", "budget", "failed"."""
+        return self.info.status
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The whole pipeline, without the limit of this run."""
+        return self.info.pipeline
+
+    @property
+    def df(self) -> pd.DataFrame:
+        """The records as a pandas DataFrame, columns in order of first appearance."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self), columns=column_names(self))
+
+    def to_dataset(self) -> datasets.Dataset:
+        """The records as a Hugging Face Dataset. Needs `pip install 'datafast-nb[hub]'`."""
+        try:
+            import datasets
+        except ImportError as exc:
+            raise ImportError("to_dataset() needs datasets: pip install 'datafast-nb[hub]'") from exc
+        return datasets.Dataset.from_list(list(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Records and metadata: input, output, skipped records, errors."""
+        steps = self.info.steps
+        return {
+            "records": [copy_record(r) for r in self],
+            "metadata": {
+                "total_input": steps[0].n_out if steps else 0,
+                "total_output": len(self),
+                "skipped": sum(s.fates.failed for s in steps),
+                "status": self.status,
+                "errors": [e.to_dict() for e in self.errors],
+            },
+        }
+
+    @property
+    def errors(self) -> ErrorList:
+        """Every failed call, with cause, prompt, raw reply and input record."""
+        return ErrorList(e for s in self.info.steps for e in s.errors)
+
+    @property
+    def call_rows(self) -> list[CallRow]:
+        """Every call of the run, in step and record order."""
+        return [c for s in self.info.steps for c in s.calls]
+
+    @property
+    def calls(self) -> pd.DataFrame:
+        """A row per call: step, record, model, status, tokens, dollars, latency, prompt, reply."""
+        import pandas as pd
+
+        return pd.DataFrame([c.to_dict() for c in self.call_rows])
+
+    @property
+    def ledger(self) -> Ledger:
+        """Calls and dollars at list price, per step and model."""
+        return Ledger.of(self.call_rows)
+
+    @property
+    def funnel(self) -> views.TableView:
+        """What became of the records at each step."""
+        return funnel_view(self.info)
+
+    def step(self, name: int | str) -> StepRun:
+        """What the run did at a step. Raises KeyError for a step it has not."""
+        index = self.info.compiled.index(name)
+        if index >= len(self.info.steps):
+            raise KeyError(f"the run did not reach step {self.info.compiled.names[index]!r}")
+        return self.info.steps[index]
+
+    def at(self, step: int | str) -> Result:
+        """The records that left a step. Large tables are computed again, from the memo."""
+        run = self.step(step)
+        steps = self.info.steps[: run.index + 1]
+        info = RunInfo(**{**vars(self.info), "steps": steps, "written": []})
+        if run.table is None:
+            again = self.pipeline._again(self, stop_after=run.index, dry=True)
+            return Result(again, info)
+        return Result([copy_record(r) for r in run.table.records], info)
+
+    def dropped(self, step: int | str) -> Result:
+        """The records that went into a step and did not come out: filtered, failed or not reached."""
+        run = self.step(step)
+        if run.index == 0:
+            return Result([], self._info)
+        before = self.at(run.index - 1)
+        gone = set(range(run.n_in)) - set(run.parents.all())
+        return Result([before[i] for i in sorted(gone) if i < len(before)], self._info)
+
+    def retry_failed(self) -> Result:
+        """Run again, asking anew for the failed answers alone; the rest comes from the memo.
+
+        Raises what `run` raises.
+        """
+        failed = frozenset((e.key, e.label) for e in self.errors if e.key)
+        return self.pipeline._again(self, retry=failed)
+
+    def trace(self, index: int = 0) -> RecordTrace:
+        """The way of record `index` through the pipeline."""
+        return trace_output(self.info, self._rows[index])
+
+    def __rshift__(self, other: Any) -> Pipeline:
+        """Go on from these records: they keep their identities, so nothing is paid again."""
+        from datafast_nb.pipeline import Pipeline  # upward: a Result starts a new pipeline
+
+        return Pipeline.from_result(self) >> other
+
+    def view(self) -> views.ResultView:
+        """Plain data for display."""
+        return result_view(self)
+
+    def __repr__(self) -> str:
+        if self._info is None:
+            return f"Result({list.__repr__(self)})" if len(self) < 5 else f"Result({len(self)} records)"
+        return text.result(self.view())
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        if self._info is None:
+            view = views.records_table(list(self), f"{len(self)} records")
+            return {"text/plain": text.table(view), "text/html": html.page(html.table(view))}
+        return {"text/plain": text.result(self.view()), "text/html": html.result(self.view())}
+
+
+class ResultSource(SourceStep):
+    """A Result as the source of a further pipeline: records with the identities they had."""
+
+    kind = "result"
+
+    def __init__(self, result: Result) -> None:
+        self._result = list(result)
+        self.n_records = len(result)
+        info = result._info
+        self.pipeline: Pipeline | None = info.pipeline if info is not None else None
+        self.row_ids = _row_ids(result)
+        calls = result.call_rows if info is not None else []
+        self.prior_ranks: dict[tuple[str, str], int] = {}
+        """Requests that the Result's own steps made, per key and row: later ones rank behind them."""
+        for call in calls:
+            row, dot, _ = call.label.partition(".")
+            if dot:
+                spot = (call.key, row)
+                self.prior_ranks[spot] = self.prior_ranks.get(spot, 0) + 1
+        self.prior_draws = {(c.key, c.label) for c in calls}
+
+    def read(self, chunk: int) -> Iterator[Sequence[Any]]:
+        """The records in pieces."""
+        for start in range(0, len(self._result), chunk):
+            yield self._result[start : start + chunk]
+
+    def count(self) -> int:
+        """Number of records."""
+        return len(self._result)
+
+    def columns(self) -> list[str]:
+        """Columns of all records."""
+        return column_names(self._result)
+
+    def config(self) -> dict[str, Any]:
+        """Records stand for themselves by their identities."""
+        return {"rows": self.row_ids, "n": self.n_records}
+
+    def describe(self) -> str:
+        """What it holds."""
+        return f"{self.n_records:,} records of a result"
+
+    def all_row_ids(self) -> Iterable[str]:
+        """Identities of the whole source that the Result came from, as far as they are known."""
+        if self.pipeline is None:
+            return self.row_ids or ()
+        from datafast_nb.engine.context import source_row_ids  # upward: reads the first source
+
+        rows: set[str] = set(self.row_ids or ())
+        for step in self.pipeline.steps:
+            if isinstance(step, SourceStep):
+                rows |= source_row_ids(step)
+        return rows
+
+
+def _row_ids(result: Result) -> list[str] | None:
+    """Identities of a Result's records, where its run knew them."""
+    if result._info is None or not result._info.steps:
+        return None
+    table = result._info.steps[-1].table
+    if table is None or table.row_ids is None or any(i >= len(table.row_ids) for i in result._rows):
+        return None
+    return [table.row_ids[i] for i in result._rows]
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One step on a record's way."""
+
+    name: str
+    fate: str
+    """"read", "advanced", "filtered", "failed", "skipped", "waiting", "left out"."""
+    records: tuple[Record, ...]
+    """Records after the step."""
+    calls: tuple[CallRow, ...] = ()
+    note: str = ""
+
+
+class RecordTrace(Mapping[str, Any]):
+    """One record through the pipeline: the first output as a dict, `trace` for every step."""
+
+    def __init__(self, outputs: Sequence[Record], trace: Sequence[TraceStep], result: Result | None = None) -> None:
+        self.outputs = list(outputs)
+        """All output records that came from the one input."""
+        self.trace = list(trace)
+        self.result = result
+
+    @property
+    def record(self) -> Record:
+        """The first output record. Raises KeyError saying where the record was dropped."""
+        if not self.outputs:
+            raise KeyError(self.why_dropped)
+        return self.outputs[0]
+
+    @property
+    def why_dropped(self) -> str:
+        """Where and why nothing came out; "" if something did."""
+        if self.outputs:
+            return ""
+        for step in self.trace:
+            if step.fate in ("filtered", "failed", "waiting", "left out"):
+                note = f": {step.note}" if step.note else ""
+                return f"the record was {step.fate} at step '{step.name}'{note}"
+        return "no record came out"
+
+    def __getitem__(self, key: str) -> Any:
+        if not self.outputs:
+            raise KeyError(f"{self.why_dropped}, so it has no {key!r}")
+        return self.outputs[0][key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.outputs[0] if self.outputs else ())
+
+    def __len__(self) -> int:
+        return len(self.outputs[0]) if self.outputs else 0
+
+    def __bool__(self) -> bool:
+        return bool(self.outputs)
+
+    def view(self) -> views.TraceView:
+        """Plain data for display."""
+        steps = []
+        for s in self.trace:
+            calls = tuple(
+                (c.model, c.status, _prompt_text(c), c.text if c.text is not None else c.error)
+                for c in s.calls
+            )
+            steps.append(views.TraceStepView(s.name, s.fate, s.note, tuple(s.records[:5]), calls))
+        head = f"{len(self.outputs)} record{'s' * (len(self.outputs) != 1)} out" if self.outputs else self.why_dropped
+        return views.TraceView(head, tuple(self.outputs[:1]), tuple(steps))
+
+    def __repr__(self) -> str:
+        return text.trace(self.view())
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": text.trace(self.view()), "text/html": html.trace(self.view())}
+
+
+def _prompt_text(call: CallRow) -> str:
+    if call.messages is None:
+        return ""
+    if len(call.messages) == 1:
+        return call.messages[0]["content"]
+    return "\n".join(f"{m['role']}: {m['content']}" for m in call.messages)
+
+
+def trace_output(info: RunInfo, output: int) -> RecordTrace:
+    """The way of one final record, walked back by the parent indices."""
+    steps: list[TraceStep] = []
+    at: int | None = output
+    for run in reversed(info.steps):
+        records: tuple[Record, ...] = ()
+        calls: tuple[CallRow, ...] = ()
+        fate = "advanced" if run.index else "read"
+        if at is not None and run.table is not None and at < len(run.table):
+            records = (run.table.records[at],)
+        if at is not None and run.call_of is not None and at < len(run.call_of):
+            if run.call_of[at] < 0:
+                fate = "skipped"
+            else:
+                calls = (run.calls[run.call_of[at]],)
+        note = "" if records or at is None else "table not kept"
+        if at is None:
+            note = "the step above changed the number of records; parents are not known"
+        steps.append(TraceStep(run.name, fate, records, calls, note))
+        at = run.parents.of(at) if at is not None and run.index else at
+    final = steps[0].records if steps else ()
+    return RecordTrace([copy_record(r) for r in final], steps[::-1])
+
+
+def trace_all(result: Result) -> RecordTrace:
+    """The trace of a run of one record: every record after each step, and where it ended."""
+    steps = []
+    for run in result.info.steps:
+        records = tuple(run.table.records) if run.table is not None else ()
+        fate, note = "read" if run.index == 0 else "advanced", ""
+        f = run.fates
+        if run.index and not run.n_out:
+            if f.failed:
+                fate = "failed"
+                note = "; ".join(dict.fromkeys(e.error for e in run.errors))
+            elif f.filtered:
+                fate = "filtered"
+            elif f.waiting:
+                fate = "waiting"
+        elif f.skipped and not f.advanced:
+            fate = "skipped"
+        if run.errors and not note:
+            note = f"{len(run.errors)} of its calls failed: {run.errors[0].error}"
+        steps.append(TraceStep(run.name, fate, records, tuple(run.calls), note))
+        if run.index and not run.n_out:
+            break
+    return RecordTrace(list(result), steps, result)
+
+
+def funnel_view(info: RunInfo) -> views.TableView:
+    """Fates of the inputs of every step."""
+    rows: list[tuple[Any, ...]] = []
+    for run in info.steps:
+        f = run.fates
+        n_in: Any = run.n_in if run.index else ""
+        new = sum(1 for c in run.calls if c.attempts)
+        answered = sum(1 for c in run.calls if c.status == "answered")
+        rows.append(
+            (run.name, n_in, run.n_out, f.filtered, f.failed, f.skipped, f.waiting, f.beyond_limit, new, answered)
+        )
+    names = ("step", "in", "out", "filtered", "failed", "skipped", "waiting", "beyond limit", "calls new", "answered")
+    keep = [i for i, n in enumerate(names) if i < 3 or any(r[i] for r in rows)]
+    return views.TableView(
+        title="funnel",
+        columns=tuple(names[i] for i in keep),
+        rows=tuple(tuple(r[i] for i in keep) for r in rows),
+        right=frozenset(names[1:]),
+    )
+
+
+def ledger_view(ledger: Ledger) -> views.TableView:
+    """Calls and dollars per step and model."""
+    lines = [*ledger.lines, ledger.total] if len(ledger.lines) != 1 else ledger.lines
+    return views.TableView(
+        title="ledger (list price)",
+        columns=("step", "model", "new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"),
+        rows=tuple(
+            (
+                x.step, x.model, x.new, x.answered, x.failed, x.input_tokens, x.output_tokens,
+                views.usd(x.paid_usd), views.usd(x.saved_usd), views.usd(x.wasted_usd),
+            )
+            for x in lines
+        ),
+        right=frozenset({"new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"}),
+    )  # fmt: skip
+
+
+def result_view(result: Result) -> views.ResultView:
+    """Plain data of a Result for display."""
+    info = result.info
+    total = result.ledger.total
+    facts = [f"{total.new:,} calls new", f"{total.answered:,} answered from the memo"]
+    if total.new:
+        facts.append(f"paid {views.usd(total.paid_usd)}")
+    if total.answered:
+        facts.append(f"saved {views.usd(total.saved_usd)}")
+    n_failed = len(result.errors)
+    if n_failed:
+        facts.append(f"{n_failed:,} failed")
+    written = tuple(f"{step} → {where}" for step, where in info.written)
+    return views.ResultView(
+        status=info.status,
+        n=len(result),
+        facts=tuple(facts) if any(s.calls for s in info.steps) else (),
+        table=views.records_table(result[:10], ""),
+        n_more=max(0, len(result) - 10),
+        funnel=funnel_view(info),
+        errors=result.errors.view() if n_failed else None,
+        ledger=ledger_view(result.ledger) if result.ledger.lines else None,
+        written=written,
+        notes=tuple(info.notes),
+    )
+

@@ -1,0 +1,526 @@
+"""LLM steps: what is asked for a record, and what becomes of the answer.
+
+A step describes: `variants` are the ways in which it asks (prompt × model × language ×
+temperature), `plan` says which of them a record gets, `messages` renders, `parse` reads a
+reply. Asking, waiting, retrying and remembering are the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from itertools import product
+from typing import Any, ClassVar, Literal
+
+from datafast_nb.models.base import Message, Model, Request
+from datafast_nb.records import Record, canonical_json
+from datafast_nb.steps.base import Step
+from datafast_nb.steps.outputs import OutputSpec
+from datafast_nb.steps.prompts import Template, is_missing
+from datafast_nb.steps.sampling import Sample
+from datafast_nb.store.memo import RequestKeys
+
+BOOKKEEPING = ("_model", "_prompt_index", "_language", "_temperature", "_output_index")
+LANGUAGE_FIELDS = frozenset({"language", "language_name"})
+OnError = Literal["skip", "raise", "retry"]
+_NOT_IN_CONFIG = frozenset({"spec", "models", "variants", "on_error", "max_retries", "retry_delay"})
+
+# ISO 639-1 codes whose English names may stand in for {language_name}; other codes stand for themselves.
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German",
+    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish",
+    "fr": "French", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian",
+    "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "nl": "Dutch",
+    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
+    "sl": "Slovenian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "th": "Thai", "tr": "Turkish",
+    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Variant:
+    """One way in which a step asks: one prompt, model, language and temperature."""
+
+    index: int
+    """Place in the expansion: prompts × models × languages × temperatures."""
+    prompt_index: int
+    prompt: Template
+    system: Template | None
+    model: Model
+    language: str | None
+    language_name: str | None
+    temperature: float | None
+    keys: RequestKeys
+    columns: dict[str, Any]
+    """Bookkeeping columns of its outputs."""
+    examples: tuple[Message, ...]
+    choice: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def is_deterministic(self) -> bool:
+        """At temperature 0 every draw is the same draw."""
+        return self.temperature == 0
+
+
+@dataclass(slots=True)
+class PlanCounter:
+    """Ranks among equal records, for parameters that are sampled per record."""
+
+    seen: dict[bytes, int] = field(default_factory=dict)
+
+
+class LLMStep(Step):
+    """Ask a model about each record; the answer becomes columns.
+
+    Every record gets prompts × models × languages × temperatures × `num_outputs` answers,
+    one output record each. A list means all of its items, a `Sample` chooses per record.
+
+    Parameters
+    ----------
+    prompt
+        Template with `{column}` fields; `{{` and `}}` are literal braces. A list or Sample
+        of templates.
+    input_columns
+        Columns that the templates may use; None: whatever they name.
+    output_columns
+        One name: the reply's text. Several names (texts), a dict of names to types, or a
+        pydantic model: the model is asked for JSON, and the reply is validated.
+    model
+        A model, a list or a Sample of models; `llm` is another name for it.
+    temperature
+        A number or list of numbers; None: the provider's default.
+    max_tokens
+        Most output tokens per reply. A reply that is cut there counts as failed.
+    num_outputs
+        Independent draws per expansion; above 1 the record says `_output_index`.
+    forward_columns, exclude_columns
+        Input columns to keep (default: all), or to leave out.
+    language
+        A code, a list of codes, a dict of codes to names, or a Sample: fills `{language}`
+        and `{language_name}`.
+    skip_if
+        Function of the record; where true, no model is asked, the outputs are None and the
+        record goes on.
+    system_prompt
+        Template of the system message.
+    examples
+        Few-shot examples: dicts with the input columns and the output columns, sent as
+        earlier turns of the conversation.
+    on_error
+        "skip": a failed record leaves the flow and is kept in `result.errors`; "raise": the
+        run stops; "retry": as skip, but unusable answers are asked again up to `max_retries`
+        times.
+    max_retries
+        Further attempts after 429, 5xx and time-outs.
+    retry_delay
+        Seconds; doubles with each attempt, with jitter.
+    resample
+        Change the number to draw anew; change it back for the former answers.
+    extra
+        Further fields of the provider's request body.
+    overwrite
+        Allow output columns that the records already have.
+    """
+
+    kind: ClassVar[str] = "llmstep"
+
+    def __init__(
+        self,
+        prompt: str | Sequence[str] | Sample,
+        input_columns: Sequence[str] | None = None,
+        output_columns: Any = None,
+        model: Any = None,
+        *,
+        llm: Any = None,
+        temperature: float | Sequence[float] | None = 0.7,
+        max_tokens: int | None = 1024,
+        top_p: float | None = None,
+        num_outputs: int = 1,
+        forward_columns: Sequence[str] | None = None,
+        exclude_columns: Sequence[str] | None = None,
+        language: str | Sequence[str] | Mapping[str, str] | Sample | None = None,
+        skip_if: Callable[[Record], Any] | None = None,
+        system_prompt: str | None = None,
+        examples: Sequence[Mapping[str, Any]] | None = None,
+        on_error: OnError = "skip",
+        max_retries: int = 3,
+        retry_delay: float = 1.0,
+        resample: int = 0,
+        extra: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        if output_columns is None:
+            raise TypeError("LLMStep needs output_columns: the columns that the answer fills")
+        if model is not None and llm is not None:
+            raise TypeError("model= and llm= are two names of one parameter: give one of them")
+        if isinstance(input_columns, str):
+            input_columns = [input_columns]
+        self.prompt = prompt
+        self.input_columns = None if input_columns is None else list(input_columns)
+        self.output_columns = output_columns
+        self.model = model if model is not None else llm
+        self.temperature = temperature
+        self.max_tokens = _positive("max_tokens", max_tokens, optional=True)
+        self.top_p = top_p
+        self.num_outputs = _positive("num_outputs", num_outputs) or 1
+        self.forward_columns = _names("forward_columns", forward_columns)
+        self.exclude_columns = _names("exclude_columns", exclude_columns)
+        self.language = language
+        self.skip_if = skip_if
+        self.system_prompt = system_prompt
+        self.examples = list(examples or [])
+        self.on_error = on_error
+        self.max_retries = max_retries
+        self.retry_delay = retry_delay
+        self.resample = resample
+        self.extra = dict(extra or {})
+        self.overwrite = overwrite
+        if on_error not in ("skip", "raise", "retry"):
+            raise ValueError(f"on_error is {on_error!r}; use 'skip', 'raise' or 'retry'")
+        if not isinstance(max_retries, int) or max_retries < 0:
+            raise ValueError(f"max_retries is {max_retries!r}; use 0 or more")
+        if skip_if is not None and not callable(skip_if):
+            raise TypeError("skip_if is a function of the record: skip_if=lambda r: not r['text']")
+        if self.forward_columns is not None and self.exclude_columns is not None:
+            raise ValueError("give forward_columns or exclude_columns, not both")
+        self._templates = [Template(text) for text in _items("prompt", prompt)]
+        self._system = Template(system_prompt) if system_prompt is not None else None
+        self._languages = _language_pairs(language)
+        self._temperatures = _temperatures(temperature)
+        self.spec = OutputSpec(output_columns)
+
+    # What the step reads and adds.
+
+    @property
+    def fields(self) -> list[str]:
+        """Columns that the templates read, in order of first use."""
+        found: dict[str, None] = {}
+        templates = [*self._templates, *([self._system] if self._system else [])]
+        for template in templates:
+            for name in template.fields:
+                if not (self._languages and name in LANGUAGE_FIELDS):
+                    found[name] = None
+        return list(found)
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The models that may be asked, each once; [] where none was given."""
+        if self.model is None:
+            return []
+        return [as_model(m) for m in _items("model", self.model)]
+
+    @property
+    def bookkeeping(self) -> list[str]:
+        """Bookkeeping columns that this step's outputs carry."""
+        names = ["_model"]
+        if len(self._templates) > 1:
+            names.append("_prompt_index")
+        if len(self._languages) > 1:
+            names.append("_language")
+        if len(self._temperatures) > 1:
+            names.append("_temperature")
+        if self.num_outputs > 1:
+            names.append("_output_index")
+        return names
+
+    def forwarded(self, columns: Sequence[str]) -> list[str]:
+        """Input columns that stay, of `columns`."""
+        if self.forward_columns is not None:
+            return [c for c in columns if c in self.forward_columns]
+        dropped = {*BOOKKEEPING, *(self.exclude_columns or ())}
+        return [c for c in columns if c not in dropped]
+
+    def describe(self) -> str:
+        """Model, expansion and outputs in one line."""
+        parts = [" + ".join(m.name for m in self.models) or "no model"]
+        per_record = self.calls_per_record
+        if per_record != 1:
+            parts.append(f"{per_record} calls a record")
+        parts.append("→ " + ", ".join(self.spec.columns))
+        return ", ".join(parts)
+
+    def config(self) -> dict[str, Any]:
+        """Settings that decide the answers."""
+        return {
+            k: v
+            for k, v in vars(self).items()
+            if not k.startswith("_") and k not in _NOT_IN_CONFIG
+        }
+
+    @property
+    def calls_per_record(self) -> int:
+        """Calls for one record that is not skipped."""
+        n = self.num_outputs
+        for parameter, size in (
+            (self.prompt, len(self._templates)),
+            (self.model, max(1, len(_items("model", self.model)) if self.model is not None else 1)),
+            (self.language, max(1, len(self._languages))),
+        ):
+            n *= len(parameter.draw("")) if isinstance(parameter, Sample) else size
+        return n * len(self._temperatures)
+
+    def expected_calls(self, record: Record) -> tuple[int, int, int]:
+        """Calls for one record: fewest, likely, most."""
+        n = self.calls_per_record
+        return n, n, n
+
+    # The expansion.
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """All ways of asking, in expansion order."""
+        out: list[Variant] = []
+        schema = self.spec.schema()
+        languages: list[tuple[str, str] | None] = list(self._languages) or [None]
+        keys_of: dict[tuple[int, int], RequestKeys] = {}
+        books = self.bookkeeping
+        axes = (self._templates, self.models, languages, self._temperatures)
+        for choice in product(*(range(len(axis)) for axis in axes)):
+            p, m, lang, t = choice
+            model = self.models[m]
+            language = languages[lang]
+            if (m, t) not in keys_of:
+                keys_of[m, t] = RequestKeys(
+                    model.identity(),
+                    temperature=self._temperatures[t],
+                    max_tokens=self.max_tokens,
+                    top_p=self.top_p,
+                    schema=schema,
+                    extra=self.extra,
+                )
+            all_columns = {
+                "_model": model.name,
+                "_prompt_index": p,
+                "_language": language[0] if language else None,
+                "_temperature": self._temperatures[t],
+            }
+            out.append(
+                Variant(
+                    index=len(out),
+                    prompt_index=p,
+                    prompt=self._templates[p],
+                    system=self._system,
+                    model=model,
+                    language=language[0] if language else None,
+                    language_name=language[1] if language else None,
+                    temperature=self._temperatures[t],
+                    keys=keys_of[m, t],
+                    columns={c: all_columns[c] for c in books if c in all_columns},
+                    examples=self._example_turns(self._templates[p], language),
+                    choice=(p, m, lang, t),
+                )
+            )
+        return out
+
+    @property
+    def samples(self) -> list[tuple[str, int, Sample]]:
+        """Parameters that are sampled per record: (name, axis of the expansion, Sample)."""
+        found = []
+        for name, axis, value in (
+            ("prompt", 0, self.prompt),
+            ("model", 1, self.model),
+            ("language", 2, self.language),
+        ):
+            if isinstance(value, Sample):
+                found.append((name, axis, value))
+        return found
+
+    def plan(self, record: Record, counter: PlanCounter) -> list[Variant]:
+        """The variants that `record` gets. Call it for the records in order.
+
+        A sampled parameter is decided by its seed, its name, the step's outputs, the values
+        that the prompts use, and the record's rank among equal ones: it does not move when
+        other records come or go.
+        """
+        samples = self.samples
+        if not samples:
+            return self.variants
+        values = [record.get(c) for c in self.fields]
+        base = blake2b(canonical_json([self.spec.columns, values]), digest_size=16).digest()
+        rank = counter.seen.get(base, 0)
+        counter.seen[base] = rank + 1
+        chosen: list[Sequence[int]] = [
+            range(len(self._templates)),
+            range(len(self.models)),
+            range(max(1, len(self._languages))),
+            range(len(self._temperatures)),
+        ]
+        for name, axis, sample in samples:
+            chosen[axis] = sample.draw(f"{name}:{base.hex()}:{rank}")
+        sizes = [len(self._templates), len(self.models), max(1, len(self._languages)), len(self._temperatures)]
+        picked = []
+        for p, m, lang, t in product(*chosen):
+            index = ((p * sizes[1] + m) * sizes[2] + lang) * sizes[3] + t
+            picked.append(self.variants[index])
+        return picked
+
+    def messages(self, record: Record, variant: Variant) -> list[Message]:
+        """The conversation that asks `variant` about `record`.
+
+        Raises KeyError for a missing column, RecordError for a value that is no text.
+        """
+        values: Mapping[str, Any] = record
+        if variant.language is not None:
+            values = {
+                **record,
+                "language": variant.language,
+                "language_name": variant.language_name,
+            }
+        out: list[Message] = []
+        if variant.system is not None:
+            out.append({"role": "system", "content": variant.system.render(values)})
+        if variant.examples:
+            out.extend(variant.examples)
+        out.append({"role": "user", "content": variant.prompt.render(values)})
+        return out
+
+    def request(self, messages: Sequence[Message], variant: Variant) -> Request:
+        """The request with these messages."""
+        return Request(
+            messages=tuple(messages),
+            temperature=variant.temperature,
+            max_tokens=self.max_tokens,
+            top_p=self.top_p,
+            schema=self.spec.schema(),
+            extra=self.extra,
+        )
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """Output values in a reply. Raises Unusable."""
+        return self.spec.parse(text)
+
+    def output(
+        self, record: Record, values: Mapping[str, Any], variant: Variant, output_index: int
+    ) -> Record:
+        """The output record of one answer."""
+        out = self._kept(record)
+        out.update(values)
+        out.update(variant.columns)
+        if self.num_outputs > 1:
+            out["_output_index"] = output_index
+        return out
+
+    def skipped(self, record: Record) -> Record:
+        """The record of which no model was asked: outputs None."""
+        out = self._kept(record)
+        for name in (*self.spec.columns, *self.bookkeeping):
+            out[name] = None
+        return out
+
+    def missing_values(self, record: Record) -> list[str]:
+        """Columns in the prompts that are None or NaN in `record`."""
+        return [c for c in self.fields if is_missing(record.get(c))]
+
+    def _kept(self, record: Record) -> Record:
+        if self.forward_columns is not None:
+            keep = self.forward_columns
+            return {k: v for k, v in record.items() if k in keep}
+        out = record.copy()
+        for name in BOOKKEEPING:
+            if name in out:
+                del out[name]
+        for name in self.exclude_columns or ():
+            out.pop(name, None)
+        return out
+
+    def _example_turns(
+        self, template: Template, language: tuple[str, str] | None
+    ) -> tuple[Message, ...]:
+        turns: list[Message] = []
+        for i, example in enumerate(self.examples):
+            values: dict[str, Any] = dict(example)
+            if language is not None:
+                values.setdefault("language", language[0])
+                values.setdefault("language_name", language[1])
+            try:
+                turns.append({"role": "user", "content": template.render(values)})
+                turns.append({"role": "assistant", "content": self.spec.example_text(values)})
+            except KeyError as exc:
+                raise ValueError(
+                    f"examples[{i}] has no {exc.args[0]!r}; an example holds the columns of the "
+                    f"prompt ({', '.join(template.fields)}) and the outputs "
+                    f"({', '.join(self.spec.columns)})"
+                ) from None
+        return tuple(turns)
+
+
+def as_model(value: Any) -> Model:
+    """A model from what the user gave: a Model, or an object with `generate`.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, Model):
+        return value
+    if hasattr(value, "generate") or hasattr(value, "complete"):
+        from datafast_nb.models.adapted import AdaptedModel
+
+        return AdaptedModel(value)
+    raise TypeError(
+        f"model is {value!r:.60} ({type(value).__name__}); give a model such as "
+        "OpenAIModel('gpt-4o-mini') or LocalModel()"
+    )
+
+
+def _items(name: str, value: Any) -> list[Any]:
+    if isinstance(value, Sample):
+        if value.is_step:
+            raise ValueError(f"{name}=Sample(...) has no items; write Sample([a, b, c], n=1)")
+        items = list(value.items)
+        if name == "language" and isinstance(value.items, Mapping):
+            return list(value.items.items())
+    elif isinstance(value, (list, tuple)):
+        items = list(value)
+    else:
+        items = [value]
+    if not items:
+        raise ValueError(f"{name} is an empty list")
+    return items
+
+
+def _language_pairs(language: Any) -> list[tuple[str, str]]:
+    if language is None:
+        return []
+    if isinstance(language, Mapping):
+        pairs = [(str(code), str(name)) for code, name in language.items()]
+    else:
+        pairs = []
+        for item in _items("language", language):
+            if isinstance(item, tuple):
+                pairs.append((str(item[0]), str(item[1])))
+            else:
+                pairs.append((str(item), LANGUAGE_NAMES.get(str(item), str(item))))
+    if not pairs:
+        raise ValueError("language is empty")
+    return pairs
+
+
+def _temperatures(value: Any) -> list[float | None]:
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not items:
+        raise ValueError("temperature is an empty list")
+    for t in items:
+        if t is not None and (isinstance(t, bool) or not isinstance(t, (int, float)) or t < 0):
+            raise ValueError(f"temperature is {t!r}; use a number of 0 or more, or None")
+    return [None if t is None else float(t) for t in items]
+
+
+def _positive(name: str, value: Any, *, optional: bool = False) -> int | None:
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; use a whole number of 1 or more")
+    return value
+
+
+def _names(parameter: str, value: Sequence[str] | None) -> list[str] | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return [value]
+    names = list(value)
+    if not all(isinstance(n, str) for n in names):
+        raise TypeError(f"{parameter} is a list of column names, not {json.dumps(names, default=str)}")
+    return names

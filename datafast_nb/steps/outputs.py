@@ -1,0 +1,275 @@
+"""Declared outputs of an LLM step: their JSON schema, and replies parsed against it.
+
+What a model wrote is data of unknown quality. A reply is parsed strictly, then with two
+repairs that cannot shorten a value (a code fence around it, a comma before a closing
+bracket); anything else is unusable, with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from datafast_nb.records import FLAT_TYPES, normalise_value
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+# Verdicts on a reply that arrived and was paid. "usable" is the only good one.
+REASKABLE = frozenset({"empty", "unparsable", "wrong_schema"})
+
+
+class Unusable(Exception):
+    """A reply cannot be used; `verdict` says how, the text why."""
+
+    def __init__(self, verdict: str, reason: str) -> None:
+        super().__init__(reason)
+        self.verdict = verdict
+        self.reason = reason
+
+
+class OutputSpec:
+    """Output columns of a step, in one of the three forms that a user may write.
+
+    Parameters
+    ----------
+    declared
+        A name or list of names (text), a dict of names to types, or a pydantic model.
+    """
+
+    def __init__(self, declared: Any) -> None:
+        self.model: type[BaseModel] | None = None
+        self.types: dict[str, Any] | None = None
+        if isinstance(declared, str):
+            declared = [declared]
+        if isinstance(declared, Mapping):
+            self.types = dict(declared)
+            self.columns = list(self.types)
+        elif isinstance(declared, Sequence):
+            self.columns = list(declared)
+        elif isinstance(declared, type) and hasattr(declared, "model_fields"):
+            self.model = declared
+            self.columns = list(declared.model_fields)
+        else:
+            raise TypeError(
+                "output_columns is a list of names, a dict of names to types, or a pydantic "
+                f"model, not {declared!r:.80}"
+            )
+        if not self.columns:
+            raise ValueError("output_columns is empty: name at least one column")
+        for name in self.columns:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"output column names are non-empty strings, not {name!r}")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError(f"output_columns names a column twice: {', '.join(self.columns)}")
+        if self.types is not None and all(t is str for t in self.types.values()) and len(self.types) > 1:
+            self.types = None  # the same as a list of names
+        self._built: type[BaseModel] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """One undeclared column: the reply's text is the value."""
+        return self.model is None and self.types is None and len(self.columns) == 1
+
+    def schema(self) -> dict[str, Any] | None:
+        """JSON schema of the answer, None for plain text."""
+        if self.is_text:
+            return None
+        if self.model is None and self.types is None:
+            return {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in self.columns},
+                "required": list(self.columns),
+                "additionalProperties": False,
+            }
+        schema = self._pydantic().model_json_schema()
+        _close(schema)
+        return schema
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """Values of the output columns.
+
+        Raises
+        ------
+        Unusable
+            "empty", "unparsable" or "wrong_schema".
+        """
+        if self.is_text:
+            value = text.strip()
+            if not value:
+                raise Unusable("empty", "the reply is empty")
+            return {self.columns[0]: value}
+        if not text.strip():
+            raise Unusable("empty", "the reply is empty")
+        data = parse_object(text)
+        if self.model is None and self.types is None:
+            return self._check_strings(data)
+        from pydantic import ValidationError
+
+        try:
+            checked = self._pydantic().model_validate(data)
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[:3]
+            said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in first)
+            raise Unusable("wrong_schema", said) from exc
+        values = checked.model_dump()
+        return {
+            name: v if type(v := values[name]) in FLAT_TYPES else normalise_value(v, f"output {name!r}")
+            for name in self.columns
+        }
+
+    def example_text(self, example: Mapping[str, Any]) -> str:
+        """The reply that would have given `example`'s output values."""
+        if self.is_text:
+            return str(example[self.columns[0]])
+        return json.dumps({c: example[c] for c in self.columns}, ensure_ascii=False, default=str)
+
+    def _check_strings(self, data: dict[str, Any]) -> dict[str, Any]:
+        values = {}
+        for name in self.columns:
+            if name not in data:
+                raise Unusable("wrong_schema", f"the key {name!r} is missing; keys here: {_keys(data)}")
+            value = data[name]
+            if type(value) is not str:
+                raise Unusable(
+                    "wrong_schema", f"{name!r} is {_json_type(value)}, not text"
+                )
+            values[name] = value
+        return values
+
+    def _pydantic(self) -> type[BaseModel]:
+        if self.model is not None:
+            return self.model
+        if self._built is None:
+            from pydantic import ConfigDict, Field, create_model
+
+            # Safe field names with aliases: a column may be called "model_dump" or "a b".
+            types = self.types or {}
+            names = list(types)
+            fields: dict[str, Any] = {
+                f"c{i}": (t, Field(alias=name)) for i, (name, t) in enumerate(types.items())
+            }
+            config = ConfigDict(allow_inf_nan=False, extra="ignore")
+            built = create_model("Answer", __config__=config, **fields)
+            self._built = _aliased(built, names)
+        return self._built
+
+
+def _aliased(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
+    """The model with `model_dump` by column name."""
+
+    class Answer(model):  # type: ignore[misc,valid-type]
+        def model_dump(self, **kwargs: Any) -> dict[str, Any]:
+            plain = super().model_dump(**kwargs)
+            return {name: plain[f"c{i}"] for i, name in enumerate(names)}
+
+    return Answer
+
+
+def _close(schema: Any) -> None:
+    """Set additionalProperties to false on every object: providers' strict modes want it."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+            schema["required"] = list(schema["properties"])
+        for value in schema.values():
+            _close(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _close(value)
+
+
+_FENCE = re.compile(r"^\s*```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*$", re.DOTALL)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The JSON object that a reply holds.
+
+    Raises
+    ------
+    Unusable
+        "unparsable" where it is no JSON, "wrong_schema" where it is no object.
+    """
+    try:
+        data = _loads(text)
+    except ValueError as first:
+        fenced = _FENCE.match(text)
+        inner = fenced.group(1) if fenced else text
+        try:
+            data = _loads(_drop_trailing_commas(inner))
+        except ValueError:
+            raise Unusable("unparsable", f"the reply is no JSON: {first}") from first
+    if not isinstance(data, dict):
+        raise Unusable("wrong_schema", f"the reply is {_json_type(data)}, not an object")
+    return data
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return data
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _drop_trailing_commas(text: str) -> str:
+    """Remove commas before a closing bracket, outside strings."""
+    out: list[str] = []
+    in_string = False
+    escaped = False
+    for c in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif c == "\\":
+                escaped = True
+            elif c == '"':
+                in_string = False
+        elif c == '"':
+            in_string = True
+        elif c in "]}":
+            k = len(out) - 1
+            while k >= 0 and out[k].isspace():
+                k -= 1
+            if k >= 0 and out[k] == ",":
+                del out[k]
+        out.append(c)
+    return "".join(out)
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "text"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _keys(data: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, list(data)[:8])) or "none"
+
+
+def verdict_of_finish(finish: str, max_tokens: int | None) -> Unusable | None:
+    """Why a reply is unusable whatever its text says, by the way it ended."""
+    if finish == "length":
+        bound = f" of {max_tokens}" if max_tokens else ""
+        return Unusable("cut", f"the reply was cut at max_tokens{bound}; raise max_tokens")
+    if finish == "refused":
+        return Unusable("refused", "the model or its content filter refused")
+    return None

@@ -1,0 +1,683 @@
+"""Sources: records from lists, DataFrames and files. Nothing is opened before it is read."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count, islice
+from typing import Any, NoReturn
+
+from datafast_nb.errors import SourceError
+from datafast_nb.records import Record
+from datafast_nb.steps.base import SourceStep
+from datafast_nb.store.files import open_text, parse_json, read_lines
+
+COLUMN_ROWS = 1_000  # rows of a JSON file that are read to learn its columns
+_PROBE_CHARS = 60
+_READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error)
+_SERIAL = count(1)
+_EXTENSIONS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".txt": "txt",
+    ".text": "txt",
+}
+FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
+_CSV_DIALECT = (
+    "delimiter",
+    "quotechar",
+    "escapechar",
+    "doublequote",
+    "skipinitialspace",
+    "quoting",
+    "strict",
+)
+_OPTIONS = {
+    "jsonl": ("encoding",),
+    "json": ("encoding",),
+    "csv": ("encoding", "sep", "names", "dtype", *_CSV_DIALECT),
+    "tsv": ("encoding", "sep", "names", "dtype", *_CSV_DIALECT),
+    "parquet": ("columns",),
+    "txt": ("encoding",),
+}
+
+
+class ListSource(SourceStep):
+    """Records of a list. The list is copied, the dicts in it are not."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        if not isinstance(records, (list, tuple)):
+            hint = "write Source.list(list(records))"
+            if isinstance(records, Mapping):
+                hint = "for one record write Source.list([record])"
+            elif isinstance(records, str):
+                hint = "for a file write Source.file(path)"
+            elif hasattr(records, "columns"):
+                hint = "write Source.dataframe(frame)"
+            raise TypeError(
+                f"Source.list takes a list of dicts, not {type(records).__name__}; {hint}"
+            )
+        self._records = list(records)
+        self._serial = next(_SERIAL)
+
+    def read(self, chunk: int) -> Iterator[Sequence[Any]]:
+        """Records in pieces of at most `chunk`; the dicts are the user's own."""
+        for start in range(0, len(self._records), chunk):
+            yield self._records[start : start + chunk]
+
+    def count(self) -> int:
+        """Number of records."""
+        return len(self._records)
+
+    def columns(self) -> list[str]:
+        """All columns of all records, in order of first appearance."""
+        keys = chain.from_iterable(r for r in self._records if isinstance(r, Mapping))
+        return [key for key in dict.fromkeys(keys) if isinstance(key, str)]
+
+    def place(self, index: int) -> str:
+        """Name record `index` for errors."""
+        return f"record {index} of the list"
+
+    def version(self) -> str:
+        """Differs for every list given to Source.list in this process."""
+        return f"list {self._serial}"
+
+    def describe(self) -> str:
+        """Number of records."""
+        return f"list of {len(self._records):,}"
+
+
+class FrameSource(SourceStep):
+    """Rows of a pandas DataFrame as it is now; missing values become None, the index is dropped."""
+
+    from_frame = True
+
+    def __init__(self, frame: Any) -> None:
+        pandas = sys.modules.get("pandas")
+        if pandas is None or not isinstance(frame, pandas.DataFrame):
+            hint = (
+                "write Source.list(records)" if isinstance(frame, (list, tuple)) else "convert it"
+            )
+            if hasattr(frame, "to_pandas"):
+                hint = "write Source.dataframe(frame.to_pandas())"
+            elif hasattr(frame, "to_frame"):
+                hint = "write Source.dataframe(series.to_frame())"
+            raise TypeError(
+                f"Source.dataframe takes a pandas DataFrame, not {type(frame).__name__}; {hint}"
+            )
+        names = list(frame.columns)
+        for name in names:
+            if not isinstance(name, str):
+                remedy = "df.columns = df.columns.map(str)"
+                if isinstance(name, tuple):
+                    remedy = 'df.columns = ["_".join(map(str, c)) for c in df.columns]'
+                raise SourceError(
+                    f"the DataFrame has a column named {name!r} ({type(name).__name__}); "
+                    f"column names are strings. Write {remedy}"
+                )
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SourceError(
+                f"the DataFrame has several columns named {', '.join(map(repr, twice))}; "
+                "rename them, or keep the first with df.loc[:, ~df.columns.duplicated()]"
+            )
+        # A snapshot that costs nothing: pandas 3 copies when either frame is written to.
+        self._frame = frame.copy(deep=False)
+        self._serial = next(_SERIAL)
+
+    def read(self, chunk: int) -> Iterator[Sequence[Record]]:
+        """Rows as dicts of plain values, in pieces of at most `chunk`."""
+        frame = self._frame
+        names = list(frame.columns)
+        for start in range(0, len(frame), chunk):
+            piece = frame.iloc[start : start + chunk]
+            columns = [_plain_values(piece.iloc[:, i]) for i in range(len(names))]
+            rows = zip(*columns, strict=True) if columns else iter([()] * len(piece))
+            yield [dict(zip(names, row, strict=True)) for row in rows]
+
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self._frame)
+
+    def columns(self) -> list[str]:
+        """Columns of the frame."""
+        return list(self._frame.columns)
+
+    def place(self, index: int) -> str:
+        """Name row `index` for errors, by its label where the index is not 0, 1, 2, …."""
+        label = self._frame.index[index]
+        return f"DataFrame row {index}" + ("" if label == index else f" (index {label!r})")
+
+    def version(self) -> str:
+        """Differs for every frame given to Source.dataframe in this process."""
+        return f"frame {self._serial}"
+
+    def describe(self) -> str:
+        """Shape of the frame."""
+        rows, columns = self._frame.shape
+        return f"DataFrame, {rows:,} rows × {columns} columns"
+
+
+class FileSource(SourceStep):
+    """Records of a file; the path is looked up when the file is read.
+
+    Parameters
+    ----------
+    path
+        File in one of the formats below; text formats may be compressed ("data.jsonl.gz").
+    format
+        "jsonl", "json", "csv", "tsv", "parquet" or "txt"; None: by the extension.
+    text_column
+        Column that holds the lines of a "txt" file. Every line is a record, blank ones too.
+    **kwargs
+        `encoding` (text formats, default UTF-8); `columns` (parquet); for csv and tsv `sep`,
+        `names` (the columns of a file without header), `dtype` and the parameters of
+        `csv.reader`.
+
+    Notes
+    -----
+    Types of csv and tsv columns are decided by the whole file, which is read once more for it:
+    a column of whole numbers gives int, of numbers float, of true and false bool; anything else
+    is text exactly as written. Numbers with leading zeros or a plus sign are text ("007" stays
+    "007"). Empty cells are None; so are NA, N/A, NaN, nan, null and None, but only in a column of
+    numbers or booleans. `dtype=str` keeps all text, `dtype={"id": str}` one column.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        text_column: str = "text",
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"Source.file takes a path, not {type(path).__name__}")
+        self.file = os.fspath(path)
+        self.format = _format(self.file, format)
+        self.text_column = text_column
+        known = _OPTIONS[self.format]
+        for name in kwargs:
+            if name not in known:
+                raise TypeError(
+                    f"Source.file has no option {name!r} for {self.format}; there are: "
+                    f"{', '.join(known)}. For other ways to read a file use pandas and "
+                    "Source.dataframe(frame)"
+                )
+        self.options = kwargs
+        for name in ("names", "columns"):
+            _check_names(name, kwargs.get(name))
+        self._encoding()
+        if self.format in ("csv", "tsv"):
+            self._dialect()
+            _forced_type(kwargs.get("dtype"), "")
+        self._types: tuple[str, list[Callable[[str], Any]]] | None = None
+
+    def read(self, chunk: int) -> Iterator[Sequence[Record]]:
+        """Records in pieces of at most `chunk`; the file is streamed (a JSON array is not)."""
+        self._check()
+        try:
+            if self.format == "parquet":
+                yield from self._read_parquet(chunk)
+                return
+            rows = iter(self._rows())
+            while piece := list(islice(rows, chunk)):
+                yield piece
+        except _READ_ERRORS as exc:
+            self._fail(exc)
+
+    def count(self) -> int | None:
+        """Number of rows of a parquet file; None for other formats."""
+        if self.format != "parquet":
+            return None
+        with self._parquet() as file:
+            return int(file.metadata.num_rows)
+
+    def columns(self) -> list[str] | None:
+        """Columns by header or schema; of JSON files those of the first 1,000 records."""
+        if self.format == "txt":
+            return [self.text_column]
+        self._check()
+        if self.format == "parquet":
+            with self._parquet() as file:
+                return self._parquet_names(file)
+        try:
+            if self.format in ("csv", "tsv"):
+                return next(self._cells())
+            seen = islice(self._rows(), COLUMN_ROWS)
+            return list(dict.fromkeys(chain.from_iterable(seen)))
+        except _READ_ERRORS as exc:
+            self._fail(exc)
+
+    def place(self, index: int) -> str:
+        """Where record `index` stands; counts the lines of a JSON Lines file for it."""
+        where = f"file {self.file}"
+        if self.format == "txt":
+            return f"{where}, line {index + 1}"
+        if self.format == "jsonl":
+            filled = (n for n, line in enumerate(self._lines(), start=1) if line.strip())
+            number = next(islice(filled, index, None), None)
+            if number is not None:
+                return f"{where}, line {number}"
+        return f"{where}, record {index}"
+
+    def version(self) -> str:
+        """Absolute path, size and time of change; raises SourceError for a missing file."""
+        self._check()
+        found = os.stat(self._path())
+        return f"{self._path()} {found.st_size} {found.st_mtime_ns}"
+
+    def describe(self) -> str:
+        """Path as written."""
+        return self.file
+
+    def _rows(self) -> Iterator[Record]:
+        if self.format == "jsonl":
+            return self._read_jsonl()
+        if self.format == "json":
+            return self._read_json()
+        return self._read_txt() if self.format == "txt" else self._read_csv()
+
+    # Opening
+
+    def _path(self) -> str:
+        return os.path.abspath(os.path.expanduser(self.file))
+
+    def _check(self) -> None:
+        path = self._path()
+        if os.path.isdir(path):
+            raise SourceError(f"{path} is a folder; Source.file reads one file")
+        if os.path.exists(path):
+            return
+        folder, name = os.path.split(path)
+        if not os.path.isdir(folder):
+            raise SourceError(f"there is no file {path}: the folder {folder} does not exist")
+        from difflib import get_close_matches
+
+        names = [entry.name for entry in islice(os.scandir(folder), 2_000)]
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = (
+            f"Similar names there: {', '.join(near)}" if near else "The folder has no similar name"
+        )
+        raise SourceError(f"there is no file {path}. {hint}")
+
+    def _encoding(self) -> str:
+        chosen = self.options.get("encoding", "utf-8")
+        try:
+            name = codecs.lookup(chosen).name
+        except LookupError:
+            raise ValueError(
+                f"Python knows no encoding {chosen!r}; common are utf-8, cp1252"
+            ) from None
+        return "utf-8-sig" if name == "utf-8" else name  # with or without a byte order mark
+
+    def _lines(self) -> Iterator[bytes]:
+        return read_lines(self._path(), self._encoding())
+
+    def _fail(self, exc: Exception) -> NoReturn:
+        if isinstance(exc, UnicodeError):
+            encoding = self._encoding().removesuffix("-sig")
+            raise SourceError(
+                f"{self._path()} is not {encoding} text ({exc}); name its encoding, "
+                'such as Source.file(..., encoding="cp1252") or "utf-16"'
+            ) from exc
+        raise SourceError(f"{self._path()} cannot be read: {exc}") from exc
+
+    # JSON and text
+
+    def _read_txt(self) -> Iterator[Record]:
+        column = self.text_column
+        for number, line in enumerate(self._lines(), start=1):
+            try:
+                text = line.decode()
+            except UnicodeDecodeError as exc:
+                exc.reason += f" in line {number}"
+                raise
+            yield {column: text.removesuffix("\n").removesuffix("\r")}
+
+    def _read_jsonl(self) -> Iterator[Record]:
+        for number, line in enumerate(self._lines(), start=1):
+            text = line.strip()
+            if not text:
+                continue
+            try:
+                record = parse_json(text)
+            except ValueError as exc:
+                self._fail_json(exc, line, number)
+            if type(record) is not dict:
+                hint = 'if the whole file is one JSON array, write format="json"'
+                raise SourceError(
+                    f"{self._path()}, line {number} holds a {type(record).__name__}, "
+                    f"not an object of columns and values; {hint}"
+                )
+            yield record
+
+    def _read_json(self) -> Iterator[Record]:
+        lines = (line for line in self._lines() if not line.isspace())
+        head = list(islice(lines, 2))
+        if len(head) == 2 and head[0].lstrip().startswith(b"{"):
+            try:
+                parse_json(head[0])
+            except ValueError:
+                pass  # an object over several lines
+            else:
+                return self._read_jsonl()
+        body = b"".join(self._lines())
+        try:
+            found = parse_json(body)
+        except ValueError as exc:
+            self._fail_json(exc, body, None)
+        if isinstance(found, dict):
+            tables = {k: v for k, v in found.items() if isinstance(v, list) and _all_dicts(v)}
+            if len(tables) != 1:
+                raise SourceError(
+                    f"{self._path()} holds one object with the keys {', '.join(found) or '(none)'}, "
+                    'not an array of objects; if it is one record, write format="jsonl" and keep '
+                    "it on one line"
+                )
+            (found,) = tables.values()
+        if not isinstance(found, list):
+            raise SourceError(
+                f"{self._path()} holds a {type(found).__name__}, not an array of objects"
+            )
+        for i, record in enumerate(found):
+            if type(record) is not dict:
+                raise SourceError(
+                    f"{self._path()}, element {i} of the array is a {type(record).__name__}, "
+                    "not an object of columns and values"
+                )
+        return iter(found)
+
+    def _fail_json(self, exc: ValueError, text: bytes, number: int | None) -> NoReturn:
+        place = self._path() + (f", line {number}" if number else "")
+        if isinstance(exc, json.JSONDecodeError):
+            place += (
+                f", column {exc.colno}" if number else f", line {exc.lineno}, column {exc.colno}"
+            )
+        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else str(exc)
+        remedy = "mend or remove the line"
+        if number is None:
+            remedy = 'mend the file; if it holds one object per line, write format="jsonl"'
+        elif isinstance(exc, UnicodeError):
+            remedy = 'name the encoding of the file, such as encoding="cp1252"'
+        elif not text.endswith(b"\n"):
+            remedy = "it is the last line and has no line end: the file was probably cut off there"
+        start = text.decode(errors="replace").strip()
+        start = start if len(start) <= _PROBE_CHARS else start[:_PROBE_CHARS] + "…"
+        raise SourceError(
+            f"{place} is not readable JSON ({reason}); {remedy}. It starts: {start}"
+        ) from exc
+
+    # CSV
+
+    def _dialect(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {"strict": True}
+        settings["delimiter"] = "\t" if self.format == "tsv" else ","
+        if "sep" in self.options:
+            settings["delimiter"] = self.options["sep"]
+        settings.update({k: v for k, v in self.options.items() if k in _CSV_DIALECT})
+        csv.reader([], **settings)  # raises TypeError for a wrong setting
+        return settings
+
+    def _header(self, reader: Any) -> list[str]:
+        names = self.options.get("names")
+        if names is None:
+            names = next((row for row in reader if row), None)
+        if names is None:
+            return []
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SourceError(
+                f"{self._path()} has several columns named {', '.join(map(repr, twice))}; rename "
+                "them in the header, or give names=[...]"
+            )
+        return list(names)
+
+    def _cells(self) -> Iterator[list[str]]:
+        """Header, then one list of texts per row, each of the header's length."""
+        # Cells are texts of any length here; the module's limit is 131,072 characters.
+        csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
+        with open_text(self._path(), self._encoding(), newline="") as text:
+            reader = csv.reader(text, **self._dialect())
+            try:
+                names = self._header(reader)
+                yield names
+                width = len(names)
+                end = reader.line_num
+                for row in reader:
+                    if len(row) != width and row:
+                        self._fail_ragged(row, names, end + 1)
+                    end = reader.line_num
+                    if row:
+                        yield row
+            except csv.Error as exc:
+                raise SourceError(
+                    f"{self._path()}, line {reader.line_num} is not readable CSV ({exc}); mend the "
+                    "quotes there, or name the dialect with sep=, quotechar=, strict=False"
+                ) from exc
+
+    def _fail_ragged(self, row: list[str], names: list[str], line: int) -> NoReturn:
+        hint = "a cell with the separator in it needs quotes"
+        if len(row) < len(names):
+            hint = "if it is the last line, the file was probably cut off there"
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            hint = "if another separator is used, give sep="
+        raise SourceError(
+            f"{self._path()}, line {line} has {len(row)} cells, the header has {len(names)} "
+            f"({', '.join(names)[:_PROBE_CHARS]}); {hint}"
+        )
+
+    def _read_csv(self) -> Iterator[Record]:
+        rows = self._cells()
+        names = next(rows)
+        casts = self._column_types(names)
+        for index, row in enumerate(rows):
+            try:
+                yield {
+                    name: (cast(cell) if cell else None)
+                    for name, cast, cell in zip(names, casts, row, strict=True)
+                }
+            except (ValueError, KeyError) as exc:
+                raise SourceError(
+                    f"{self._path()}, record {index}: a cell does not fit dtype= ({exc})"
+                ) from exc
+
+    def _column_types(self, names: list[str]) -> list[Callable[[str], Any]]:
+        """What turns the texts of each column into values, the same for the whole file."""
+        version = self.version()
+        if self._types is not None and self._types[0] == version:
+            return self._types[1]
+        dtype = self.options.get("dtype")
+        for name in dtype if isinstance(dtype, Mapping) else ():
+            if name not in names:
+                raise SourceError(
+                    f"dtype= names the column {name!r}; {self._path()} has: {', '.join(names)}"
+                )
+        forced = [_forced_type(dtype, name) for name in names]
+        open_columns = [i for i, cast in enumerate(forced) if cast is None]
+        kinds = dict.fromkeys(open_columns, _KINDS)
+        seen: set[int] = set()
+        rows = self._cells()
+        next(rows)
+        while open_columns and (piece := list(islice(rows, 4_000))):
+            for i in open_columns:
+                cells = {row[i] for row in piece} - _MISSING
+                if cells:
+                    seen.add(i)
+                    kinds[i] = [k for k in kinds[i] if all(map(k[0], cells))]
+            open_columns = [i for i in open_columns if kinds[i]]
+        casts = [
+            cast or (kinds[i][0][1] if i in seen and kinds[i] else str)
+            for i, cast in enumerate(forced)
+        ]
+        self._types = (version, casts)
+        return casts
+
+    # Parquet
+
+    def _parquet(self) -> Any:
+        self._check()
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.ParquetFile(self._path())
+        except (pa.ArrowException, OSError) as exc:
+            raise SourceError(f"{self._path()} is not a readable Parquet file: {exc}") from exc
+
+    def _parquet_names(self, file: Any) -> list[str]:
+        names = list(file.schema_arrow.names)
+        if len(set(names)) < len(names):
+            raise SourceError(f"{self._path()} has several columns of the same name: {names}")
+        chosen = self.options.get("columns")
+        if chosen is None:
+            return names
+        for name in chosen:
+            if name not in names:
+                raise SourceError(
+                    f"{self._path()} has no column {name!r}; it has: {', '.join(names)}"
+                )
+        return [name for name in names if name in chosen]
+
+    def _read_parquet(self, chunk: int) -> Iterator[list[Record]]:
+        import pyarrow as pa
+
+        with self._parquet() as file:
+            names = self._parquet_names(file)
+            try:
+                for batch in file.iter_batches(batch_size=chunk, columns=names):
+                    columns = [column.to_pylist() for column in batch.columns]
+                    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
+                    yield [dict(zip(names, row, strict=True)) for row in rows]
+            except pa.ArrowException as exc:
+                raise SourceError(f"{self._path()} is not a readable Parquet file: {exc}") from exc
+
+
+class Source:
+    """Makers of sources."""
+
+    @staticmethod
+    def list(records: Sequence[Any]) -> ListSource:
+        """Records of a list of dicts."""
+        return ListSource(records)
+
+    @staticmethod
+    def dataframe(frame: Any) -> FrameSource:
+        """Rows of a pandas DataFrame; the index is dropped (`df.reset_index()` keeps it)."""
+        return FrameSource(frame)
+
+    from_df = dataframe
+
+    @staticmethod
+    def file(
+        path: str | os.PathLike[str],
+        format: str | None = None,
+        text_column: str = "text",
+        **kwargs: Any,
+    ) -> FileSource:
+        """Records of a jsonl, json, csv, tsv, parquet or txt file; see `FileSource`."""
+        return FileSource(path, format, text_column, **kwargs)
+
+
+def _plain_values(column: Any) -> list[Any]:
+    """Values of a Series as Python objects, None where missing."""
+    values: list[Any] = column.tolist()
+    if values and any(hasattr(v, "to_pydatetime") for v in (values[0], values[-1])):
+        values = [v.to_pydatetime(warn=False) if hasattr(v, "to_pydatetime") else v for v in values]
+    missing = column.isna().to_numpy()
+    if missing.any():
+        for i in missing.nonzero()[0].tolist():
+            values[i] = None
+    return values
+
+
+def _format(file: str, format: str | None) -> str:
+    if format is not None:
+        if format not in FORMATS:
+            raise ValueError(
+                f"Source.file knows no format {format!r}; there are: {', '.join(FORMATS)}"
+            )
+        return format
+    name = file.lower().removesuffix(".gz")
+    found = _EXTENSIONS.get(os.path.splitext(name)[1])
+    if found is None:
+        raise ValueError(
+            f"the extension of {file!r} does not tell its format; give format=, "
+            f"one of: {', '.join(FORMATS)}"
+        )
+    if found == "parquet" and name != file.lower():
+        raise ValueError(f"{file!r}: a parquet file is not read through gzip; unpack it first")
+    return found
+
+
+def _check_names(option: str, names: Any) -> None:
+    if names is not None and (
+        isinstance(names, str) or not all(isinstance(name, str) for name in names)
+    ):
+        raise TypeError(f"{option}= is a list of column names, not {names!r}")
+
+
+def _all_dicts(values: list[Any]) -> bool:
+    return all(type(value) is dict for value in values)
+
+
+_MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None"})
+_INT = re.compile(r" *(?:0|-?[1-9][0-9]{0,999}) *").fullmatch
+_FLOAT = re.compile(
+    r" *-?(?:(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf) *"
+).fullmatch
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def _to_int(cell: str) -> int | None:
+    return None if cell in _MISSING else int(cell)
+
+
+def _to_float(cell: str) -> float | None:
+    return None if cell in _MISSING else float(cell)
+
+
+def _to_bool(cell: str) -> bool | None:
+    return None if cell in _MISSING else _BOOLS[cell]
+
+
+# Tried in this order: test of one cell, conversion of one cell.
+_KINDS: list[tuple[Callable[[str], Any], Callable[[str], Any]]] = [
+    (_INT, _to_int),
+    (_FLOAT, _to_float),
+    (_BOOLS.__contains__, _to_bool),
+]
+_CASTS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "string": str,
+    "object": str,
+    "int": _to_int,
+    "int64": _to_int,
+    "float": _to_float,
+    "float64": _to_float,
+    "bool": _to_bool,
+}
+
+
+def _forced_type(dtype: Any, column: str) -> Callable[[str], Any] | None:
+    """The conversion that `dtype=` asks for; None where it leaves the column open."""
+    if isinstance(dtype, Mapping):
+        for name in dtype:
+            _forced_type(dtype[name], name)
+        dtype = dtype.get(column)
+    if dtype is None:
+        return None
+    name = dtype.__name__ if isinstance(dtype, type) else str(dtype)
+    if name not in _CASTS:
+        raise ValueError(f"dtype= takes str, int, float or bool, not {dtype!r}")
+    return _CASTS[name]

@@ -1,0 +1,390 @@
+"""Checks before a run: structure, columns, models; and fingerprints of steps.
+
+Nothing here reads more of a source than its header, or calls a user's function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from datafast_nb.errors import ColumnNotFoundError, DatafastError, PipelineValidationError, Problem
+from datafast_nb.graph import Node, node_names, ordered
+from datafast_nb.models.base import Model
+from datafast_nb.records import canonical_json
+from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep, Step
+from datafast_nb.steps.llm import BOOKKEEPING, LANGUAGE_FIELDS, LLMStep
+from datafast_nb.steps.prompts import is_suspicious
+from datafast_nb.steps.sampling import Sample
+from datafast_nb.steps.transform import Filter, FlatMap, Map
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the records at a place of the pipeline."""
+
+    names: tuple[str, ...] = ()
+    is_open: bool = True
+    """More columns than `names` may exist: a function made the records."""
+
+    def has(self, name: str) -> bool | None:
+        """Whether the column exists; None where it cannot be known."""
+        return True if name in self.names else None if self.is_open else False
+
+    def plus(self, added: Sequence[str]) -> Columns:
+        """With further columns."""
+        return Columns(tuple(dict.fromkeys((*self.names, *added))), self.is_open)
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names) or "none known"
+        return shown + (", and what functions add" if self.is_open and self.names else "")
+
+
+@dataclass(frozen=True)
+class CompiledNode:
+    """A node of a checked pipeline."""
+
+    node: Node
+    name: str
+    columns: Columns
+    """Columns of the records that leave the step."""
+    fingerprint: str
+    """16 hex digits; changes when the step's settings or anything before it changes."""
+
+    @property
+    def step(self) -> Step:
+        """The step."""
+        return self.node.step
+
+
+@dataclass(frozen=True)
+class CompiledPipeline:
+    """A pipeline that was checked: ordered nodes with names, columns, fingerprints."""
+
+    nodes: tuple[CompiledNode, ...]
+    warnings: tuple[str, ...] = ()
+    """Traps that do not keep it from running."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Step names in order."""
+        return [n.name for n in self.nodes]
+
+    @property
+    def steps(self) -> list[Step]:
+        """Steps in order."""
+        return [n.step for n in self.nodes]
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the whole."""
+        return self.nodes[-1].fingerprint
+
+    def index(self, step: int | str) -> int:
+        """Place of a step by name or number. Raises KeyError or IndexError naming what exists."""
+        names = self.names
+        if isinstance(step, str):
+            if step not in names:
+                raise KeyError(f"no step {step!r}; steps: {', '.join(names)}{nearest(step, names)}")
+            return names.index(step)
+        if not -len(names) <= step < len(names):
+            raise IndexError(f"no step {step}; steps are numbered 0 to {len(names) - 1}")
+        return step % len(names)
+
+    def __repr__(self) -> str:
+        lines = [f"CompiledPipeline({len(self.nodes)} steps, {self.fingerprint})"]
+        for i, n in enumerate(self.nodes):
+            lines.append(f"  {i}  {n.name}: {n.columns}")
+        lines.extend(f"  warning: {w}" for w in self.warnings)
+        lines.extend(f"  note: {w}" for w in self.notes)
+        return "\n".join(lines)
+
+
+@dataclass
+class _Findings:
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def compile_graph(tail: Node) -> CompiledPipeline:
+    """Check the pipeline that ends in `tail`.
+
+    Raises
+    ------
+    PipelineValidationError
+        With every problem; ColumnNotFoundError where all are missing columns.
+    """
+    compiled, problems = inspect_graph(tail)
+    if problems:
+        error = PipelineValidationError
+        if all(p.kind == "column" for p in problems):
+            error = ColumnNotFoundError
+        raise error(problems)
+    return compiled
+
+
+def inspect_graph(tail: Node) -> tuple[CompiledPipeline, list[Problem]]:
+    """As `compile_graph`, but the problems are returned: displays show them in place."""
+    nodes = ordered(tail)
+    names = node_names(nodes)
+    found = _Findings()
+    _check_structure(nodes, names, found)
+    columns: dict[int, Columns] = {}
+    prints: dict[int, str] = {}
+    out = []
+    text_columns: set[str] = set()
+    for node, name in zip(nodes, names, strict=True):
+        before = columns[id(node.parents[0])] if node.parents else Columns()
+        columns[id(node)] = _columns_after(node.step, name, before, text_columns, found)
+        upstream = "".join(prints[id(p)] for p in node.parents)
+        prints[id(node)] = sha256(f"{upstream}|{step_fingerprint(node.step)}".encode()).hexdigest()[:16]
+        out.append(CompiledNode(node, name, columns[id(node)], prints[id(node)]))
+    return CompiledPipeline(tuple(out), tuple(found.warnings), tuple(found.notes)), found.problems
+
+
+def _site(step: Step) -> str:
+    return str(step._site) if step._site else ""
+
+
+def _check_structure(nodes: Sequence[Node], names: Sequence[str], found: _Findings) -> None:
+    seen: dict[str, int] = {}
+    for i, (node, name) in enumerate(zip(nodes, names, strict=True)):
+        step = node.step
+        if name in seen:
+            found.problems.append(
+                Problem(name, f"has the name of step {seen[name]} before it; give it another with .as_step('…')", _site(step))
+            )
+        seen.setdefault(name, i)
+        if not node.parents and not isinstance(step, SourceStep):
+            found.problems.append(
+                Problem(name, "comes first, but a pipeline starts with a source: Source.list(…), "
+                        "Source.file(…), Source.dataframe(…) or Seed.product(…) >> …", _site(step))
+            )
+        if node.parents and isinstance(step, SourceStep):
+            found.problems.append(
+                Problem(name, "is a source in the middle of a pipeline; a source comes first", _site(step))
+            )
+        if isinstance(step, Sample) and not step.is_step:
+            found.problems.append(
+                Problem(name, "is a Sample of items, which belongs in a parameter of LLMStep; "
+                        "as a step write Sample(n=…)", _site(step))
+            )
+        if not isinstance(step, (SourceStep, ChunkStep, ChoiceStep, SinkStep, LLMStep)) and type(step).process is Step.process:
+            found.problems.append(
+                Problem(name, f"is a {type(step).__name__}, which has no process(records)", _site(step))
+            )
+    if not isinstance(nodes[-1].step, SinkStep):
+        found.notes.append("no sink: run() returns the records and writes no file")
+
+
+def _columns_after(
+    step: Step, name: str, before: Columns, text_columns: set[str], found: _Findings
+) -> Columns:
+    if isinstance(step, SourceStep):
+        try:
+            known = step.columns()
+        except DatafastError as exc:
+            found.problems.append(Problem(name, f"cannot be read: {exc}", _site(step)))
+            return Columns()
+        return Columns() if known is None else Columns(tuple(known), is_open=False)
+    if isinstance(step, LLMStep):
+        after = _check_llm(step, name, before, found)
+        if step.spec.is_text:
+            text_columns.update(step.spec.columns)
+        return after
+    if isinstance(step, (Map, FlatMap)):
+        if isinstance(step, FlatMap):
+            read = set(getattr(getattr(step.fn, "__code__", None), "co_consts", ()) or ())
+            for column in sorted(text_columns & {c for c in read if isinstance(c, str)}):
+                found.warnings.append(
+                    f"step '{name}' reads {column!r}, which an LLM step fills with one text: looping "
+                    f"over it gives characters. For a list write output_columns={{{column!r}: list[str]}}"
+                )
+        return Columns(before.names, True) if step.outputs is None else before.plus(step.outputs)
+    if isinstance(step, (Filter, Sample)):
+        return before
+    if isinstance(step, SinkStep):
+        _check_sink(step, name, before, found)
+        return before
+    for column in step.inputs or ():
+        # input_mappings: column here → name inside the step.
+        mapped = {v: k for k, v in (step.input_mappings or {}).items()}.get(column, column)
+        _need(mapped, "reads", step, name, before, found)
+    if step.outputs is None:
+        return Columns(before.names, True)
+    return before.plus([(step.output_mappings or {}).get(c, c) for c in step.outputs])
+
+
+def _need(
+    column: str, verb: str, step: Step, name: str, before: Columns, found: _Findings
+) -> None:
+    if before.has(column) is False:
+        found.problems.append(missing_column(column, verb, name, before, _site(step)))
+
+
+def missing_column(column: str, verb: str, name: str, before: Columns, site: str) -> Problem:
+    """The problem of a column that no earlier step provides."""
+    hint = ""
+    if is_suspicious(column):
+        hint = " If it is meant as text, double its braces: '{{' and '}}'."
+    return Problem(
+        name,
+        f"{verb} column {column!r}, which no earlier step provides.{hint}\n"
+        f"  Columns here: {before}.{nearest(column, before.names)}",
+        site,
+        "column",
+    )
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """' Did you mean …?' or ''."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> Columns:
+    site = _site(step)
+    fields = step.fields
+    if step.input_columns is not None:
+        for column in step.input_columns:
+            _need(column, "reads", step, name, before, found)
+        for column in fields:
+            if column not in step.input_columns:
+                found.problems.append(
+                    Problem(name, f"uses {{{column}}} in a prompt, which is not in input_columns "
+                            f"({', '.join(step.input_columns) or 'empty'}); add it there"
+                            + (" or double its braces: '{{' and '}}'" if is_suspicious(column) else ""),
+                            site, "column")
+                )
+    else:
+        for column in fields:
+            if column in LANGUAGE_FIELDS and before.has(column) is not True:
+                found.problems.append(
+                    Problem(name, f"uses {{{column}}} in a prompt, but sets no language=", site, "column")
+                )
+            elif is_suspicious(column) and before.has(column) is not True:
+                found.problems.append(missing_column(column, "reads", name, before, site))
+            else:
+                _need(column, "reads", step, name, before, found)
+    for column in (*(step.forward_columns or ()), *(step.exclude_columns or ())):
+        verb = "forwards" if step.forward_columns else "excludes"
+        _need(column, verb, step, name, before, found)
+    kept = step.forwarded(before.names)
+    for column in step.spec.columns:
+        if column in BOOKKEEPING:
+            found.problems.append(
+                Problem(name, f"writes {column!r}, a bookkeeping column; choose another name", site, "parameter")
+            )
+        elif column in kept and not step.overwrite:
+            found.problems.append(
+                Problem(name, f"writes column {column!r}, which the records already have; choose another "
+                        "name, exclude it, or say overwrite=True", site, "parameter")
+            )
+    _check_model(step, name, site, found)
+    if step.num_outputs > 1 and any(t == 0 for t in step._temperatures):
+        found.warnings.append(
+            f"step '{name}' asks for num_outputs={step.num_outputs} at temperature 0: the answers will be equal"
+        )
+    after = dict.fromkeys((*kept, *step.spec.columns, *step.bookkeeping))
+    return Columns(tuple(after), before.is_open and step.forward_columns is None)
+
+
+def _check_model(step: LLMStep, name: str, site: str, found: _Findings) -> None:
+    if step.model is None:
+        found.problems.append(
+            Problem(name, "has no model: give model=, for example LocalModel() or OpenAIModel('gpt-4o-mini')", site, "model")
+        )
+        return
+    try:
+        _ = step.variants
+    except (TypeError, ValueError, DatafastError) as exc:
+        found.problems.append(Problem(name, f"cannot ask: {exc}", site, "model"))
+
+
+def _check_sink(step: SinkStep, name: str, before: Columns, found: _Findings) -> None:
+    for column in getattr(step, "columns", None) or ():
+        _need(column, "writes", step, name, before, found)
+
+
+# Fingerprints.
+
+
+def step_fingerprint(step: Step) -> str:
+    """16 hex digits that change when the step's settings change.
+
+    Functions count by code, defaults, closure and the plain globals they use; anything
+    else is opaque and counts by its type alone.
+    """
+    body = [type(step).__qualname__, {k: _plain(v, 0) for k, v in sorted(step.config().items())}]
+    if isinstance(step, SourceStep):
+        body.append(step.version())
+    return sha256(canonical_json(body)).hexdigest()[:16]
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > 6:
+        return "…"
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if isinstance(value, Model):
+        return value.identity()
+    if isinstance(value, types.FunctionType):
+        return _function(value, depth)
+    if isinstance(value, Mapping):
+        return [[_plain(k, depth + 1), _plain(v, depth + 1)] for k, v in value.items()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        if len(value) > 1000:
+            return [len(value), type(value).__name__]
+        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        return [_plain(v, depth + 1) for v in items]
+    if isinstance(value, types.CodeType):
+        return _code(value)
+    if isinstance(value, Step):
+        return [type(value).__qualname__, _plain(value.config(), depth + 1)]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if dataclasses.is_dataclass(value):
+        return _plain(dataclasses.asdict(value), depth + 1)
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+def _function(fn: types.FunctionType, depth: int) -> Any:
+    closure = []
+    for cell in fn.__closure__ or ():
+        try:
+            closure.append(_plain(cell.cell_contents, depth + 1))
+        except ValueError:  # not yet filled: the function refers to itself
+            closure.append("…")
+    used = {
+        name: _plain(fn.__globals__[name], depth + 1)
+        for name in sorted(_global_names(fn.__code__))
+        if name in fn.__globals__
+        and isinstance(fn.__globals__[name], (str, int, float, bool, list, tuple, dict, types.FunctionType, type(None)))
+        and fn.__globals__[name] is not fn
+    }
+    return [_code(fn.__code__), _plain(fn.__defaults__, depth + 1), _plain(fn.__kwdefaults__, depth + 1), closure, used]
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, types.CodeType):
+            names |= _global_names(const)
+    return names
+
+
+def _code(code: types.CodeType) -> list[Any]:
+    consts = [_code(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
+    return [code.co_code.hex(), consts, list(code.co_names), list(code.co_varnames[: code.co_argcount])]
+
+
+def _constant(value: Any) -> str:
+    # The order of a frozenset's repr depends on the process.
+    return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)
