@@ -6,7 +6,7 @@
 
     pipeline = (
         dfn.Source.file("articles.jsonl")
-        >> dfn.LLMStep(prompt="One question on: {text}", output_column="question",
+        >> dfn.LLMStep(prompt="One question on: {text}", output_columns=["question"],
                        model=dfn.OpenAIModel("gpt-4.1-nano"))
         >> dfn.Sink.jsonl("questions.jsonl")
     )
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from datafast_nb.models.replay import ReplayModel
     from datafast_nb.pipeline import Pipeline
     from datafast_nb.records import Record
-    from datafast_nb.results import RecordTrace, Result
+    from datafast_nb.results import Result
     from datafast_nb.steps.base import Step
     from datafast_nb.steps.llm import LLMStep
     from datafast_nb.steps.sampling import Sample
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from datafast_nb.steps.sources import Source
     from datafast_nb.steps.transform import Filter, FlatMap, Map
     from datafast_nb.store.memo import Memo
+    from datafast_nb.trace import RecordTrace
 
     memo: Memo
     last: Result | None
@@ -122,7 +123,7 @@ _HOME = {
     "Price": "models.pricing",
     "Record": "records",
     "RecordError": "errors",
-    "RecordTrace": "results",
+    "RecordTrace": "trace",
     "ReplayMissError": "errors",
     "ReplayModel": "models.replay",
     "Result": "results",

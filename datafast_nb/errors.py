@@ -55,9 +55,7 @@ class PipelineValidationError(DatafastError):
         if len(self.problems) == 1:
             text = str(self.problems[0])
         else:
-            lines = "\n".join(
-                f"{i}. {p}" for i, p in enumerate(self.problems, start=1)
-            )
+            lines = "\n".join(f"{i}. {p}" for i, p in enumerate(self.problems, start=1))
             text = f"the pipeline has {len(self.problems)} problems:\n{lines}"
         super().__init__(text)
 

@@ -98,9 +98,21 @@ class ExecutionEstimate:
                 f"Estimate: {calls} calls new, {self.total_answered:,} answered, about "
                 f"{views.usd(self.total_estimated_cost)} (list price)"
             ),
-            columns=("step", "in", "out", "calls new", "answered", "failed before", "tokens", "cost", "basis"),
+            columns=(
+                "step",
+                "in",
+                "out",
+                "calls new",
+                "answered",
+                "failed before",
+                "tokens",
+                "cost",
+                "basis",
+            ),
             rows=tuple(rows),
-            right=frozenset({"in", "out", "calls new", "answered", "failed before", "tokens", "cost"}),
+            right=frozenset(
+                {"in", "out", "calls new", "answered", "failed before", "tokens", "cost"}
+            ),
             note=f"memo: {self.memo_path}",
         )
 
@@ -108,7 +120,10 @@ class ExecutionEstimate:
         return text.table(self.view())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.table(self.view()), "text/html": html.page(html.table(self.view()))}
+        return {
+            "text/plain": text.table(self.view()),
+            "text/html": html.page(html.table(self.view())),
+        }
 
 
 def estimate_run(info: RunInfo) -> ExecutionEstimate:
@@ -134,16 +149,18 @@ def estimate_run(info: RunInfo) -> ExecutionEstimate:
                 records_in=n_in + pending_in,
                 records_out=run.n_out + pending_out,
                 is_exact=pending_in == 0,
-                basis="" if pending_in == 0 else "selectivity of the records at hand" if run.n_in else "assumed: one for one",
+                basis=""
+                if pending_in == 0
+                else "selectivity of the records at hand"
+                if run.n_in
+                else "assumed: one for one",
             )
         )
         pending_in = pending_out
     return ExecutionEstimate(info.steps[0].n_out if info.steps else 0, tuple(steps), info.memo_path)
 
 
-def _llm_estimate(
-    run: StepRun, step: LLMStep, pending_in: float
-) -> tuple[StepEstimate, float]:
+def _llm_estimate(run: StepRun, step: LLMStep, pending_in: float) -> tuple[StepEstimate, float]:
     pending = [c for c in run.calls if c.status == "pending"]
     distinct = {(c.key, c.label) for c in pending}
     answered = [c for c in run.calls if c.status == "answered"]
@@ -159,7 +176,9 @@ def _llm_estimate(
             cost = math.nan
         else:
             known = [p for p in prices if p is not None]
-            each = sum(p.input_per_mtok_usd * tokens_in + p.output_per_mtok_usd * tokens_out for p in known)
+            each = sum(
+                p.input_per_mtok_usd * tokens_in + p.output_per_mtok_usd * tokens_out for p in known
+            )
             cost = n_new * each / max(1, len(known)) / 1e6
     selected = run.n_in - run.fates.beyond_limit
     out = run.n_out + len(pending) + further

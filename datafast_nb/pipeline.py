@@ -19,9 +19,10 @@ from datafast_nb.errors import DatafastError, PipelineValidationError
 from datafast_nb.estimate import ExecutionEstimate, estimate_run
 from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
 from datafast_nb.options import options
-from datafast_nb.results import RecordTrace, Result, ResultSource, trace_all
+from datafast_nb.results import Result
 from datafast_nb.steps.base import SourceStep, Step
 from datafast_nb.store.memo import open_memo
+from datafast_nb.trace import RecordTrace, ResultSource, trace_all
 from datafast_nb.validate import CompiledPipeline
 
 Listener = Callable[[Event], None]
@@ -164,7 +165,9 @@ class Pipeline:
             limit_at=limit_at,
             budget_usd=budget,
             max_calls=_whole("max_calls", max_calls),
-            in_flight=max(_whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1),
+            in_flight=max(
+                _whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1
+            ),
             sinks=sinks,
         )
         _check_settings(settings)
@@ -197,7 +200,9 @@ class Pipeline:
             limit_at=limit_at,
             budget_usd=budget,
             max_calls=_whole("max_calls", max_calls),
-            in_flight=max(_whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1),
+            in_flight=max(
+                _whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1
+            ),
             sinks=sinks,
         )
         _check_settings(settings)
@@ -208,7 +213,9 @@ class Pipeline:
 
         return Run(work)
 
-    def run_one(self, index: int | None = None, *, where: dict[str, Any] | None = None) -> RecordTrace:
+    def run_one(
+        self, index: int | None = None, *, where: dict[str, Any] | None = None
+    ) -> RecordTrace:
         """One record through the whole pipeline, sinks left out.
 
         Parameters
@@ -237,7 +244,9 @@ class Pipeline:
         """
         return preview_of(self, _whole("k", k) or 0, options.preview_on_display == "safe", None)
 
-    def estimate(self, *, limit: int | None = None, pick: Pick = "first", limit_at: str | None = None) -> ExecutionEstimate:
+    def estimate(
+        self, *, limit: int | None = None, pick: Pick = "first", limit_at: str | None = None
+    ) -> ExecutionEstimate:
         """Predict calls, tokens and dollars of `run(limit=…)`. Asks no model.
 
         Free steps run as in the full run; each call is looked up in the memo, so the number of
@@ -248,7 +257,9 @@ class Pipeline:
         PipelineValidationError
             If the pipeline does not compile.
         """
-        settings = RunSettings(limit=_whole("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False)
+        settings = RunSettings(
+            limit=_whole("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False
+        )
         _check_settings(settings)
         return estimate_run(self._execute(settings, None, []).info)
 
@@ -286,7 +297,7 @@ class Pipeline:
         if stop_after is not None:
             settings.stop_after = compiled.index(stop_after)
         if settings.limit_at not in (None, "source"):
-            compiled.index(settings.limit_at)  # type: ignore[arg-type]
+            compiled.index(str(settings.limit_at))
         ctx = RunContext(compiled, open_memo(), settings, Bus(listeners))
         if stop is not None:
             ctx.stop_event = stop
@@ -353,7 +364,9 @@ class Pipeline:
         return {"text/plain": text.pipeline(view), "text/html": html.pipeline(view)}
 
     def __len__(self) -> int:
-        raise TypeError(f"{_LAZY}; len(pipeline.run()) counts its records, len(pipeline.steps) its steps")
+        raise TypeError(
+            f"{_LAZY}; len(pipeline.run()) counts its records, len(pipeline.steps) its steps"
+        )
 
     def __bool__(self) -> bool:
         raise TypeError(f"{_LAZY}; a pipeline is neither true nor false")
@@ -399,4 +412,6 @@ def _set_log_level(level: str | int) -> None:
     try:
         logger.setLevel(level.upper() if isinstance(level, str) else level)
     except ValueError:
-        raise DatafastError(f"log_level is {level!r}; use 'DEBUG', 'INFO', 'WARNING' or 'ERROR'") from None
+        raise DatafastError(
+            f"log_level is {level!r}; use 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"
+        ) from None

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -87,12 +88,17 @@ def normalise_records(
                 )
             clean = value
             if type(value) not in FLAT_TYPES or from_frame:
-                clean = _normalise(value, lambda i=i, key=key: f"{where(i)}, column {key!r}", notes, from_frame, 0)  # type: ignore[misc]
+                place = partial(_column_place, where, i, key)
+                clean = _normalise(value, place, notes, from_frame, 0)
                 if flat and type(clean) not in FLAT_TYPES:
                     flat = False
             new[str(key)] = clean
         append(new)
     return out, flat
+
+
+def _column_place(where: Where, index: int, column: str) -> str:
+    return f"{where(index)}, column {column!r}"
 
 
 def normalise_value(value: Any, place: str = "value", notes: Notes | None = None) -> Any:
@@ -151,10 +157,10 @@ def _normalise_foreign(
             return _normalise(value.tolist(), place, notes, from_frame, depth + 1)
     if isinstance(value, bool):
         return bool(value)
-    for plain_type in (str, int, float, bytes):
-        if isinstance(value, plain_type):  # enum members, str subclasses
-            inner = getattr(value, "value", value)
-            return plain_type(inner if isinstance(inner, plain_type) else value)
+    if isinstance(value, (str, int, float, bytes)):  # enum members, str subclasses
+        inner = getattr(value, "value", value)
+        base: Any = next(t for t in (str, int, float, bytes) if isinstance(value, t))
+        return base(inner if isinstance(inner, base) else value)
     if isinstance(value, (dt.datetime, dt.date, dt.time, Decimal)):
         return value
     if isinstance(value, bytearray):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
@@ -11,7 +11,7 @@ from datafast_nb.display import html, text, views
 from datafast_nb.lineage import Fates, Parents, Table
 from datafast_nb.models.base import Message
 from datafast_nb.records import Record, column_names, copy_record
-from datafast_nb.steps.base import SourceStep, Step
+from datafast_nb.steps.base import Step
 from datafast_nb.store.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from datafast_nb.pipeline import Pipeline
+    from datafast_nb.trace import RecordTrace
     from datafast_nb.validate import CompiledPipeline
 
 
@@ -82,7 +83,9 @@ class CallError:
     def to_dict(self) -> dict[str, Any]:
         """As a dict, in the form of the spec's metadata."""
         out = asdict(self)
-        out["record_id"] = next((self.input[c] for c in ("_id", "id") if c in self.input), self.record)
+        out["record_id"] = next(
+            (self.input[c] for c in ("_id", "id") if c in self.input), self.record
+        )
         return out
 
 
@@ -177,7 +180,10 @@ class Result(list[Record]):
     """
 
     def __init__(
-        self, records: Iterable[Record] = (), info: RunInfo | None = None, rows: Sequence[int] | None = None
+        self,
+        records: Iterable[Record] = (),
+        info: RunInfo | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         super().__init__(records)
         self._info = info
@@ -222,7 +228,9 @@ class Result(list[Record]):
         try:
             import datasets
         except ImportError as exc:
-            raise ImportError("to_dataset() needs datasets: pip install 'datafast-nb[hub]'") from exc
+            raise ImportError(
+                "to_dataset() needs datasets: pip install 'datafast-nb[hub]'"
+            ) from exc
         return datasets.Dataset.from_list(list(self))
 
     def to_dict(self) -> dict[str, Any]:
@@ -302,13 +310,16 @@ class Result(list[Record]):
 
     def trace(self, index: int = 0) -> RecordTrace:
         """The way of record `index` through the pipeline."""
+        from datafast_nb.trace import trace_output  # upward: a trace holds a Result
+
         return trace_output(self.info, self._rows[index])
 
     def __rshift__(self, other: Any) -> Pipeline:
         """Go on from these records: they keep their identities, so nothing is paid again."""
         from datafast_nb.pipeline import Pipeline  # upward: a Result starts a new pipeline
 
-        return Pipeline.from_result(self) >> other
+        made: Pipeline = Pipeline.from_result(self) >> other
+        return made
 
     def view(self) -> views.ResultView:
         """Plain data for display."""
@@ -316,7 +327,11 @@ class Result(list[Record]):
 
     def __repr__(self) -> str:
         if self._info is None:
-            return f"Result({list.__repr__(self)})" if len(self) < 5 else f"Result({len(self)} records)"
+            return (
+                f"Result({list.__repr__(self)})"
+                if len(self) < 5
+                else f"Result({len(self)} records)"
+            )
         return text.result(self.view())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -324,201 +339,6 @@ class Result(list[Record]):
             view = views.records_table(list(self), f"{len(self)} records")
             return {"text/plain": text.table(view), "text/html": html.page(html.table(view))}
         return {"text/plain": text.result(self.view()), "text/html": html.result(self.view())}
-
-
-class ResultSource(SourceStep):
-    """A Result as the source of a further pipeline: records with the identities they had."""
-
-    kind = "result"
-
-    def __init__(self, result: Result) -> None:
-        self._result = list(result)
-        self.n_records = len(result)
-        info = result._info
-        self.pipeline: Pipeline | None = info.pipeline if info is not None else None
-        self.row_ids = _row_ids(result)
-        calls = result.call_rows if info is not None else []
-        self.prior_ranks: dict[tuple[str, str], int] = {}
-        """Requests that the Result's own steps made, per key and row: later ones rank behind them."""
-        for call in calls:
-            row, dot, _ = call.label.partition(".")
-            if dot:
-                spot = (call.key, row)
-                self.prior_ranks[spot] = self.prior_ranks.get(spot, 0) + 1
-        self.prior_draws = {(c.key, c.label) for c in calls}
-
-    def read(self, chunk: int) -> Iterator[Sequence[Any]]:
-        """The records in pieces."""
-        for start in range(0, len(self._result), chunk):
-            yield self._result[start : start + chunk]
-
-    def count(self) -> int:
-        """Number of records."""
-        return len(self._result)
-
-    def columns(self) -> list[str]:
-        """Columns of all records."""
-        return column_names(self._result)
-
-    def config(self) -> dict[str, Any]:
-        """Records stand for themselves by their identities."""
-        return {"rows": self.row_ids, "n": self.n_records}
-
-    def describe(self) -> str:
-        """What it holds."""
-        return f"{self.n_records:,} records of a result"
-
-    def all_row_ids(self) -> Iterable[str]:
-        """Identities of the whole source that the Result came from, as far as they are known."""
-        if self.pipeline is None:
-            return self.row_ids or ()
-        from datafast_nb.engine.context import source_row_ids  # upward: reads the first source
-
-        rows: set[str] = set(self.row_ids or ())
-        for step in self.pipeline.steps:
-            if isinstance(step, SourceStep):
-                rows |= source_row_ids(step)
-        return rows
-
-
-def _row_ids(result: Result) -> list[str] | None:
-    """Identities of a Result's records, where its run knew them."""
-    if result._info is None or not result._info.steps:
-        return None
-    table = result._info.steps[-1].table
-    if table is None or table.row_ids is None or any(i >= len(table.row_ids) for i in result._rows):
-        return None
-    return [table.row_ids[i] for i in result._rows]
-
-
-@dataclass(frozen=True)
-class TraceStep:
-    """One step on a record's way."""
-
-    name: str
-    fate: str
-    """"read", "advanced", "filtered", "failed", "skipped", "waiting", "left out"."""
-    records: tuple[Record, ...]
-    """Records after the step."""
-    calls: tuple[CallRow, ...] = ()
-    note: str = ""
-
-
-class RecordTrace(Mapping[str, Any]):
-    """One record through the pipeline: the first output as a dict, `trace` for every step."""
-
-    def __init__(self, outputs: Sequence[Record], trace: Sequence[TraceStep], result: Result | None = None) -> None:
-        self.outputs = list(outputs)
-        """All output records that came from the one input."""
-        self.trace = list(trace)
-        self.result = result
-
-    @property
-    def record(self) -> Record:
-        """The first output record. Raises KeyError saying where the record was dropped."""
-        if not self.outputs:
-            raise KeyError(self.why_dropped)
-        return self.outputs[0]
-
-    @property
-    def why_dropped(self) -> str:
-        """Where and why nothing came out; "" if something did."""
-        if self.outputs:
-            return ""
-        for step in self.trace:
-            if step.fate in ("filtered", "failed", "waiting", "left out"):
-                note = f": {step.note}" if step.note else ""
-                return f"the record was {step.fate} at step '{step.name}'{note}"
-        return "no record came out"
-
-    def __getitem__(self, key: str) -> Any:
-        if not self.outputs:
-            raise KeyError(f"{self.why_dropped}, so it has no {key!r}")
-        return self.outputs[0][key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.outputs[0] if self.outputs else ())
-
-    def __len__(self) -> int:
-        return len(self.outputs[0]) if self.outputs else 0
-
-    def __bool__(self) -> bool:
-        return bool(self.outputs)
-
-    def view(self) -> views.TraceView:
-        """Plain data for display."""
-        steps = []
-        for s in self.trace:
-            calls = tuple(
-                (c.model, c.status, _prompt_text(c), c.text if c.text is not None else c.error)
-                for c in s.calls
-            )
-            steps.append(views.TraceStepView(s.name, s.fate, s.note, tuple(s.records[:5]), calls))
-        head = f"{len(self.outputs)} record{'s' * (len(self.outputs) != 1)} out" if self.outputs else self.why_dropped
-        return views.TraceView(head, tuple(self.outputs[:1]), tuple(steps))
-
-    def __repr__(self) -> str:
-        return text.trace(self.view())
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.trace(self.view()), "text/html": html.trace(self.view())}
-
-
-def _prompt_text(call: CallRow) -> str:
-    if call.messages is None:
-        return ""
-    if len(call.messages) == 1:
-        return call.messages[0]["content"]
-    return "\n".join(f"{m['role']}: {m['content']}" for m in call.messages)
-
-
-def trace_output(info: RunInfo, output: int) -> RecordTrace:
-    """The way of one final record, walked back by the parent indices."""
-    steps: list[TraceStep] = []
-    at: int | None = output
-    for run in reversed(info.steps):
-        records: tuple[Record, ...] = ()
-        calls: tuple[CallRow, ...] = ()
-        fate = "advanced" if run.index else "read"
-        if at is not None and run.table is not None and at < len(run.table):
-            records = (run.table.records[at],)
-        if at is not None and run.call_of is not None and at < len(run.call_of):
-            if run.call_of[at] < 0:
-                fate = "skipped"
-            else:
-                calls = (run.calls[run.call_of[at]],)
-        note = "" if records or at is None else "table not kept"
-        if at is None:
-            note = "the step above changed the number of records; parents are not known"
-        steps.append(TraceStep(run.name, fate, records, calls, note))
-        at = run.parents.of(at) if at is not None and run.index else at
-    final = steps[0].records if steps else ()
-    return RecordTrace([copy_record(r) for r in final], steps[::-1])
-
-
-def trace_all(result: Result) -> RecordTrace:
-    """The trace of a run of one record: every record after each step, and where it ended."""
-    steps = []
-    for run in result.info.steps:
-        records = tuple(run.table.records) if run.table is not None else ()
-        fate, note = "read" if run.index == 0 else "advanced", ""
-        f = run.fates
-        if run.index and not run.n_out:
-            if f.failed:
-                fate = "failed"
-                note = "; ".join(dict.fromkeys(e.error for e in run.errors))
-            elif f.filtered:
-                fate = "filtered"
-            elif f.waiting:
-                fate = "waiting"
-        elif f.skipped and not f.advanced:
-            fate = "skipped"
-        if run.errors and not note:
-            note = f"{len(run.errors)} of its calls failed: {run.errors[0].error}"
-        steps.append(TraceStep(run.name, fate, records, tuple(run.calls), note))
-        if run.index and not run.n_out:
-            break
-    return RecordTrace(list(result), steps, result)
 
 
 def funnel_view(info: RunInfo) -> views.TableView:
@@ -530,9 +350,31 @@ def funnel_view(info: RunInfo) -> views.TableView:
         new = sum(1 for c in run.calls if c.attempts)
         answered = sum(1 for c in run.calls if c.status == "answered")
         rows.append(
-            (run.name, n_in, run.n_out, f.filtered, f.failed, f.skipped, f.waiting, f.beyond_limit, new, answered)
+            (
+                run.name,
+                n_in,
+                run.n_out,
+                f.filtered,
+                f.failed,
+                f.skipped,
+                f.waiting,
+                f.beyond_limit,
+                new,
+                answered,
+            )
         )
-    names = ("step", "in", "out", "filtered", "failed", "skipped", "waiting", "beyond limit", "calls new", "answered")
+    names = (
+        "step",
+        "in",
+        "out",
+        "filtered",
+        "failed",
+        "skipped",
+        "waiting",
+        "beyond limit",
+        "calls new",
+        "answered",
+    )
     keep = [i for i, n in enumerate(names) if i < 3 or any(r[i] for r in rows)]
     return views.TableView(
         title="funnel",
@@ -584,4 +426,3 @@ def result_view(result: Result) -> views.ResultView:
         written=written,
         notes=tuple(info.notes),
     )
-

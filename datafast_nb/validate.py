@@ -144,7 +144,9 @@ def inspect_graph(tail: Node) -> tuple[CompiledPipeline, list[Problem]]:
         before = columns[id(node.parents[0])] if node.parents else Columns()
         columns[id(node)] = _columns_after(node.step, name, before, text_columns, found)
         upstream = "".join(prints[id(p)] for p in node.parents)
-        prints[id(node)] = sha256(f"{upstream}|{step_fingerprint(node.step)}".encode()).hexdigest()[:16]
+        prints[id(node)] = sha256(f"{upstream}|{step_fingerprint(node.step)}".encode()).hexdigest()[
+            :16
+        ]
         out.append(CompiledNode(node, name, columns[id(node)], prints[id(node)]))
     return CompiledPipeline(tuple(out), tuple(found.warnings), tuple(found.notes)), found.problems
 
@@ -159,26 +161,47 @@ def _check_structure(nodes: Sequence[Node], names: Sequence[str], found: _Findin
         step = node.step
         if name in seen:
             found.problems.append(
-                Problem(name, f"has the name of step {seen[name]} before it; give it another with .as_step('…')", _site(step))
+                Problem(
+                    name,
+                    f"has the name of step {seen[name]} before it; give it another with .as_step('…')",
+                    _site(step),
+                )
             )
         seen.setdefault(name, i)
         if not node.parents and not isinstance(step, SourceStep):
             found.problems.append(
-                Problem(name, "comes first, but a pipeline starts with a source: Source.list(…), "
-                        "Source.file(…), Source.dataframe(…) or Seed.product(…) >> …", _site(step))
+                Problem(
+                    name,
+                    "comes first, but a pipeline starts with a source: Source.list(…), "
+                    "Source.file(…), Source.dataframe(…) or Seed.product(…) >> …",
+                    _site(step),
+                )
             )
         if node.parents and isinstance(step, SourceStep):
             found.problems.append(
-                Problem(name, "is a source in the middle of a pipeline; a source comes first", _site(step))
+                Problem(
+                    name,
+                    "is a source in the middle of a pipeline; a source comes first",
+                    _site(step),
+                )
             )
         if isinstance(step, Sample) and not step.is_step:
             found.problems.append(
-                Problem(name, "is a Sample of items, which belongs in a parameter of LLMStep; "
-                        "as a step write Sample(n=…)", _site(step))
+                Problem(
+                    name,
+                    "is a Sample of items, which belongs in a parameter of LLMStep; "
+                    "as a step write Sample(n=…)",
+                    _site(step),
+                )
             )
-        if not isinstance(step, (SourceStep, ChunkStep, ChoiceStep, SinkStep, LLMStep)) and type(step).process is Step.process:
+        if (
+            not isinstance(step, (SourceStep, ChunkStep, ChoiceStep, SinkStep, LLMStep))
+            and type(step).process is Step.process
+        ):
             found.problems.append(
-                Problem(name, f"is a {type(step).__name__}, which has no process(records)", _site(step))
+                Problem(
+                    name, f"is a {type(step).__name__}, which has no process(records)", _site(step)
+                )
             )
     if not isinstance(nodes[-1].step, SinkStep):
         found.notes.append("no sink: run() returns the records and writes no file")
@@ -222,9 +245,7 @@ def _columns_after(
     return before.plus([(step.output_mappings or {}).get(c, c) for c in step.outputs])
 
 
-def _need(
-    column: str, verb: str, step: Step, name: str, before: Columns, found: _Findings
-) -> None:
+def _need(column: str, verb: str, step: Step, name: str, before: Columns, found: _Findings) -> None:
     if before.has(column) is False:
         found.problems.append(missing_column(column, verb, name, before, _site(step)))
 
@@ -258,16 +279,25 @@ def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> C
         for column in fields:
             if column not in step.input_columns:
                 found.problems.append(
-                    Problem(name, f"uses {{{column}}} in a prompt, which is not in input_columns "
-                            f"({', '.join(step.input_columns) or 'empty'}); add it there"
-                            + (" or double its braces: '{{' and '}}'" if is_suspicious(column) else ""),
-                            site, "column")
+                    Problem(
+                        name,
+                        f"uses {{{column}}} in a prompt, which is not in input_columns "
+                        f"({', '.join(step.input_columns) or 'empty'}); add it there"
+                        + (" or double its braces: '{{' and '}}'" if is_suspicious(column) else ""),
+                        site,
+                        "column",
+                    )
                 )
     else:
         for column in fields:
             if column in LANGUAGE_FIELDS and before.has(column) is not True:
                 found.problems.append(
-                    Problem(name, f"uses {{{column}}} in a prompt, but sets no language=", site, "column")
+                    Problem(
+                        name,
+                        f"uses {{{column}}} in a prompt, but sets no language=",
+                        site,
+                        "column",
+                    )
                 )
             elif is_suspicious(column) and before.has(column) is not True:
                 found.problems.append(missing_column(column, "reads", name, before, site))
@@ -280,12 +310,22 @@ def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> C
     for column in step.spec.columns:
         if column in BOOKKEEPING:
             found.problems.append(
-                Problem(name, f"writes {column!r}, a bookkeeping column; choose another name", site, "parameter")
+                Problem(
+                    name,
+                    f"writes {column!r}, a bookkeeping column; choose another name",
+                    site,
+                    "parameter",
+                )
             )
         elif column in kept and not step.overwrite:
             found.problems.append(
-                Problem(name, f"writes column {column!r}, which the records already have; choose another "
-                        "name, exclude it, or say overwrite=True", site, "parameter")
+                Problem(
+                    name,
+                    f"writes column {column!r}, which the records already have; choose another "
+                    "name, exclude it, or say overwrite=True",
+                    site,
+                    "parameter",
+                )
             )
     _check_model(step, name, site, found)
     if step.num_outputs > 1 and any(t == 0 for t in step._temperatures):
@@ -299,7 +339,12 @@ def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> C
 def _check_model(step: LLMStep, name: str, site: str, found: _Findings) -> None:
     if step.model is None:
         found.problems.append(
-            Problem(name, "has no model: give model=, for example LocalModel() or OpenAIModel('gpt-4o-mini')", site, "model")
+            Problem(
+                name,
+                "has no model: give model=, for example LocalModel() or OpenAIModel('gpt-4o-mini')",
+                site,
+                "model",
+            )
         )
         return
     try:
@@ -350,7 +395,7 @@ def _plain(value: Any, depth: int) -> Any:
         return [type(value).__qualname__, _plain(value.config(), depth + 1)]
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value), depth + 1)
     return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
@@ -366,10 +411,19 @@ def _function(fn: types.FunctionType, depth: int) -> Any:
         name: _plain(fn.__globals__[name], depth + 1)
         for name in sorted(_global_names(fn.__code__))
         if name in fn.__globals__
-        and isinstance(fn.__globals__[name], (str, int, float, bool, list, tuple, dict, types.FunctionType, type(None)))
+        and isinstance(
+            fn.__globals__[name],
+            (str, int, float, bool, list, tuple, dict, types.FunctionType, type(None)),
+        )
         and fn.__globals__[name] is not fn
     }
-    return [_code(fn.__code__), _plain(fn.__defaults__, depth + 1), _plain(fn.__kwdefaults__, depth + 1), closure, used]
+    return [
+        _code(fn.__code__),
+        _plain(fn.__defaults__, depth + 1),
+        _plain(fn.__kwdefaults__, depth + 1),
+        closure,
+        used,
+    ]
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -382,7 +436,12 @@ def _global_names(code: types.CodeType) -> set[str]:
 
 def _code(code: types.CodeType) -> list[Any]:
     consts = [_code(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
-    return [code.co_code.hex(), consts, list(code.co_names), list(code.co_varnames[: code.co_argcount])]
+    return [
+        code.co_code.hex(),
+        consts,
+        list(code.co_names),
+        list(code.co_varnames[: code.co_argcount]),
+    ]
 
 
 def _constant(value: Any) -> str:

@@ -162,7 +162,11 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        while True:
+        if not self.buffer[:1].isalpha():  # a TLS greeting
+            self.write(http(400, b"this is plain HTTP"))
+            self.transport.close()
+            return
+        while self.buffer:
             end = self.buffer.find(b"\r\n\r\n")
             if end < 0:
                 return

@@ -32,6 +32,7 @@ TIERS = [
     {"graph"},
     {"validate"},
     {"estimate", "results"},
+    {"trace"},
     {"engine"},
     {"pipeline"},
     {"widgets", "frame", "presets", "cli", "data"},

@@ -1,1 +1,1 @@
-""""""
+"""Drawing: plain views in, text and static HTML out."""

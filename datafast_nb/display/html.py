@@ -42,7 +42,11 @@ def fold(title: str, body: str) -> str:
 
 def table(view: views.TableView) -> str:
     """A table."""
-    title = f'<div style="font-weight:600;padding:7px 0 0">{say(view.title)}</div>' if view.title else ""
+    title = (
+        f'<div style="font-weight:600;padding:7px 0 0">{say(view.title)}</div>'
+        if view.title
+        else ""
+    )
     note = line(view.note, muted=True) if view.note else ""
     if not view.columns:
         return title + note
@@ -110,7 +114,11 @@ def trace(view: views.TraceView) -> str:
         parts.append(fold(f"{step.name}: {step.fate}{note}", body))
     for record in view.outputs:
         parts.append(
-            table(views.TableView("output", ("column", "value"), tuple((k, v) for k, v in record.items())))
+            table(
+                views.TableView(
+                    "output", ("column", "value"), tuple((k, v) for k, v in record.items())
+                )
+            )
         )
     return page("".join(parts))
 

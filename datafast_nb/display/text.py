@@ -49,7 +49,11 @@ def _grid(view: views.TableView, width: int) -> list[str]:
         widest = sizes.index(max(sizes))
         second = sorted(sizes)[-2] if len(sizes) > 1 else 0
         over = sum(sizes) - room
-        sizes[widest] = max(MIN_COLUMN, second, sizes[widest] - over) if sizes[widest] > second else sizes[widest] - 1
+        sizes[widest] = (
+            max(MIN_COLUMN, second, sizes[widest] - over)
+            if sizes[widest] > second
+            else sizes[widest] - 1
+        )
     right = [c in view.right for c in view.columns]
     out = [_line(header, sizes, right), "  ".join("─" * s for s in sizes)]
     out.extend(_line(row, sizes, right) for row in cells)

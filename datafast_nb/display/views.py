@@ -108,7 +108,9 @@ def records_table(records: Sequence[Mapping[str, Any]], title: str) -> TableView
         n
         for n in shown
         if records
-        and all(isinstance(r.get(n), (int, float)) and not isinstance(r.get(n), bool) for r in records)
+        and all(
+            isinstance(r.get(n), (int, float)) and not isinstance(r.get(n), bool) for r in records
+        )
     )
     rows = tuple(tuple(r.get(n, "") for n in shown) for r in records)
     return TableView(title, tuple(shown), rows, numbers, note)
@@ -131,7 +133,11 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c if c.isprintable() or c in "\n\t" else f"\\u{ord(c):04x}" if ord(c) > 31 else f"\\x{ord(c):02x}"
+        c
+        if c.isprintable() or c in "\n\t"
+        else f"\\u{ord(c):04x}"
+        if ord(c) > 31
+        else f"\\x{ord(c):02x}"
         for c in text
     )
 

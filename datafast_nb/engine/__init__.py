@@ -1,1 +1,1 @@
-""""""
+"""Running pipelines: the loop, calls in flight, steps over records."""

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -67,6 +68,8 @@ class RunContext:
     """(key, row) → identical requests of the row so far, in graph and expansion order."""
     claimed: set[tuple[str, str]] = field(default_factory=set)
     """(key, first label) of the draws that this run uses."""
+    finished: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    """Calls that are back, and slots whose draw another run has ended asking for."""
     ending: str | None = None
     """Set when no further call may be sent: "interrupted", "budget" or "failed"."""
     rows_known: bool = True
@@ -87,7 +90,12 @@ class RunContext:
         if self._scheduler is None:
             self._check_keys()
             budget = Budget(self.settings.budget_usd, self.settings.max_calls)
-            self._scheduler = Scheduler(self.memo, in_flight=self.settings.in_flight, budget=budget)
+            self._scheduler = Scheduler(
+                self.memo,
+                in_flight=self.settings.in_flight,
+                budget=budget,
+                finished=self.finished,
+            )
         return self._scheduler
 
     @property
@@ -127,6 +135,12 @@ class RunContext:
             self.bus.emit(Noted(text))
         self.notes.add(text)
 
+    def add_rows(self, row_ids: Iterable[str], *, are_all: bool) -> None:
+        """Identities that a step made which changed the number of records."""
+        self.more_rows.update(row_ids)
+        self.rows_known = self.rows_known and are_all
+        self._all_rows = None
+
     def all_rows(self) -> frozenset[str] | None:
         """Row identities of the whole, unlimited source; None where they cannot be known."""
         if not self.rows_known:
@@ -150,10 +164,7 @@ def source_row_ids(source: SourceStep) -> frozenset[str]:
     if cached is not None and cached[0] == version and version:
         return cached[1]
     given = getattr(source, "all_row_ids", None)
-    if given is not None:
-        rows = frozenset(given())
-    else:
-        rows = frozenset(_hash_rows(source))
+    rows = frozenset(_hash_rows(source) if given is None else given())
     _row_cache[source] = (version, rows)
     return rows
 

@@ -171,8 +171,7 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
         run.notes.append("changed the number of records: lineage does not reach through it")
         if ids is not None:
             ids = RowIds(run.name.encode()[:32]).take(out)
-            ctx.more_rows.update(ids)
-            ctx.rows_known = ctx.rows_known and not run.is_partial
+            ctx.add_rows(ids, are_all=not run.is_partial)
     result = Table(out, flat, ids)
     keep_table(run, result)
     return result
@@ -203,4 +202,3 @@ class _Keeper:
             table.row_ids = None
         elif table.row_ids is not None:
             table.row_ids.extend(chunk.row_ids)
-

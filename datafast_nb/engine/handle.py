@@ -57,7 +57,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """"running", then the status of the Result, or "failed"."""
+        """At first "running", then the status of the Result, or "failed"."""
         return self._status
 
     @property
@@ -95,7 +95,9 @@ class Run:
                     raise
                 waited += piece
                 if timeout_s is not None and waited >= timeout_s:
-                    raise TimeoutError(f"the run has not ended within {timeout_s:g} s; it goes on") from None
+                    raise TimeoutError(
+                        f"the run has not ended within {timeout_s:g} s; it goes on"
+                    ) from None
             except KeyboardInterrupt:
                 self.stop()
                 raise
@@ -109,7 +111,12 @@ class Run:
         facts = [("step", self._step)] if self._step else []
         p = self._progress
         if p is not None:
-            facts.append(("calls", f"{p.done:,} of {p.total:,}: {p.answered:,} answered, {p.new:,} new, {p.failed:,} failed"))
+            facts.append(
+                (
+                    "calls",
+                    f"{p.done:,} of {p.total:,}: {p.answered:,} answered, {p.new:,} new, {p.failed:,} failed",
+                )
+            )
             facts.append(("paid", views.usd(p.paid_usd)))
         return views.CardView(f"Run: {self.status}", tuple(facts))
 

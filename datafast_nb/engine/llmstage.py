@@ -7,25 +7,25 @@ missing, and put the outputs together in input order.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 from datafast_nb.engine.context import RunContext
+from datafast_nb.engine.draws import asking, draw_label, find_draws
 from datafast_nb.engine.events import Progress
 from datafast_nb.engine.limits import cost_usd
+from datafast_nb.engine.llmoutput import Slot, assemble
 from datafast_nb.engine.scheduler import Call
 from datafast_nb.errors import LLMError, RecordError, ReplayMissError
 from datafast_nb.lineage import Table
-from datafast_nb.models.base import Message
 from datafast_nb.models.pricing import price_of
 from datafast_nb.options import options
-from datafast_nb.records import FLAT_TYPES, Record, copy_record
-from datafast_nb.results import CallError, CallRow, StepRun
-from datafast_nb.steps.llm import LLMStep, PlanCounter, Variant
+from datafast_nb.records import copy_record
+from datafast_nb.results import CallRow, StepRun
+from datafast_nb.steps.expansion import PlanCounter
+from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.outputs import REASKABLE, Unusable
 from datafast_nb.store.memo import Draw, Memo
 
@@ -34,25 +34,6 @@ WINDOW = 1024
 MAX_OUTSTANDING = 4096
 """Calls submitted and not yet back."""
 PROGRESS_EVERY_S = 0.1
-
-SHARED = "~"
-"""Label of the one draw that all share at temperature 0."""
-
-# Draws being asked for in this process, over all runs: (memo, key, label) → who waits for them.
-_asking: dict[tuple[str, str, str], list[tuple[SimpleQueue[Any], _Slot]]] = {}
-_asking_lock = threading.Lock()
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """A call's place in the step: its row, and what is needed to ask."""
-
-    row: CallRow
-    variant: Variant
-    messages: list[Message]
-    followers: list[_Slot] = field(default_factory=list)
-    """Calls of this run that want the same draw."""
-    is_asked: bool = False
 
 
 class LLMStage:
@@ -64,7 +45,7 @@ class LLMStage:
         self._step = step
         self._table = table
         self._memo: Memo = ctx.memo
-        self._slots: list[list[_Slot] | None] = [None] * len(table)
+        self._slots: list[list[Slot] | None] = [None] * len(table)
         """Calls of each record; None: not planned; []: skipped."""
         self._bad_prompt: dict[int, str] = {}
         self._n_calls = 0
@@ -78,8 +59,8 @@ class LLMStage:
         self._flat_outputs = True
         self._keep = True
         self._last_progress = 0.0
-        self._wake: SimpleQueue[Any] = SimpleQueue()
-        self._leaders: dict[tuple[str, str], _Slot] = {}
+        self._place = str(ctx.memo.path)
+        self._leaders: dict[tuple[str, str], Slot] = {}
         self._batch: list[Call] = []
 
     def work(self, selected: Sequence[int] | None = None) -> None:
@@ -99,7 +80,7 @@ class LLMStage:
         try:
             for start in range(0, upto, WINDOW):
                 self._ctx.check_stop()
-                window: list[_Slot] = []
+                window: list[Slot] = []
                 for i in range(start, min(start + WINDOW, upto)):
                     if chosen is None or i in chosen:
                         self._plan(i, counter, window)
@@ -126,7 +107,7 @@ class LLMStage:
     def _rows_of(self, chosen: set[int] | None) -> set[str] | None:
         return None if chosen is None else {self._row_id(i) for i in chosen}
 
-    def _plan(self, i: int, counter: PlanCounter, window: list[_Slot]) -> None:
+    def _plan(self, i: int, counter: PlanCounter, window: list[Slot]) -> None:
         step = self._step
         record = self._table.records[i]
         if step.skip_if is not None:
@@ -140,7 +121,7 @@ class LLMStage:
                 step.plan(record, counter)
                 self._slots[i] = []
                 return
-        slots: list[_Slot] = []
+        slots: list[Slot] = []
         self._slots[i] = slots
         row_id = self._row_id(i)
         ranks = self._ctx.ranks
@@ -149,17 +130,25 @@ class LLMStage:
                 messages = step.messages(record, variant)
                 key = variant.keys.key(messages)
             except KeyError as exc:
-                self._bad_prompt[i] = f"the record has no column {exc.args[0]!r}, which the prompt uses"
+                self._bad_prompt[i] = (
+                    f"the record has no column {exc.args[0]!r}, which the prompt uses"
+                )
                 return
             except (RecordError, UnicodeError, TypeError) as exc:
                 self._bad_prompt[i] = f"the prompt cannot be written: {exc}"
                 return
             for output_index in range(step.num_outputs):
-                label = self._label(key, row_id, variant, ranks)
+                label = draw_label(
+                    ranks,
+                    key,
+                    row_id,
+                    is_shared=variant.is_deterministic,
+                    generation=step.resample,
+                )
                 row = CallRow(
                     self._run.name, i, variant.index, output_index, key, label, variant.model.name
                 )
-                slot = _Slot(row, variant, messages)
+                slot = Slot(row, variant, messages)
                 slots.append(slot)
                 window.append(slot)
                 self._run.calls.append(row)
@@ -168,17 +157,6 @@ class LLMStage:
             value = record.get(column)
             if value is None or value != value:
                 self._run.notes.append(column)
-
-    def _label(
-        self, key: str, row_id: str, variant: Variant, ranks: dict[tuple[str, str], int]
-    ) -> str:
-        if variant.is_deterministic:
-            label = SHARED
-        else:
-            rank = ranks.get((key, row_id), 0)
-            ranks[key, row_id] = rank + 1
-            label = f"{row_id}.{rank}"
-        return f"{label}.g{self._step.resample}" if self._step.resample else label
 
     def _count_ghost(self, i: int, counter: PlanCounter) -> None:
         """Count the requests of a record that is not asked about: later ones of its row keep their rank."""
@@ -195,61 +173,18 @@ class LLMStage:
 
     # Look-up.
 
-    def _resolve(self, window: list[_Slot]) -> None:
-        found = self._memo.get_many([(s.row.key, s.row.label) for s in window])
-        misses: list[_Slot] = []
+    def _resolve(self, window: list[Slot]) -> None:
+        found = find_draws(self._ctx, [(s.row.key, s.row.label) for s in window])
         for slot, draw in zip(window, found, strict=True):
-            if draw is not None:
-                self._ctx.claimed.add((draw.key, draw.label))
-                if self._settle(slot, draw):
-                    continue
+            if draw is None or not self._settle(slot, draw):
                 self._want(slot, draw)
-            else:
-                misses.append(slot)
-        for slot, adopted in self._adopt(misses):
-            if adopted is None:
-                self._want(slot, None)
-            elif not self._settle(slot, adopted):
-                self._want(slot, adopted)
         self._submit()
         if self._n_calls > options.keep_rows and self._keep:
             self._keep = False
             for row in self._run.calls:
                 row.messages = row.text = None
 
-    def _adopt(self, misses: list[_Slot]) -> list[tuple[_Slot, Draw | None]]:
-        """For each slot without a draw of its own a stored draw whose row is gone, if there is one."""
-        if not misses:
-            return []
-        stored = self._memo.stored({s.row.key for s in misses})
-        if not stored:
-            return [(s, None) for s in misses]
-        rows = self._ctx.all_rows()
-        out: list[tuple[_Slot, Draw | None]] = []
-        for slot in misses:
-            draw = self._orphan(slot, stored.get(slot.row.key, ()), rows)
-            if draw is not None:
-                self._ctx.claimed.add((draw.key, draw.label))
-                if not self._ctx.settings.dry and self._memo.mode != "replay":
-                    self._memo.link(draw.key, slot.row.label, draw.label)
-            out.append((slot, draw))
-        return out
-
-    def _orphan(
-        self, slot: _Slot, candidates: Sequence[Draw], rows: frozenset[str] | None
-    ) -> Draw | None:
-        if rows is None:
-            return None
-        _, generation = _split_label(slot.row.label)
-        for draw in candidates:
-            if (draw.key, draw.label) in self._ctx.claimed:
-                continue
-            parts = [_split_label(label) for label in (draw.labels or (draw.label,))]
-            if all(row not in rows and row != SHARED and g == generation for row, g in parts):
-                return draw
-        return None
-
-    def _settle(self, slot: _Slot, draw: Draw) -> bool:
+    def _settle(self, slot: Slot, draw: Draw) -> bool:
         """Answer a call from its stored draw, if that says enough."""
         row = slot.row
         forced = (row.key, row.label) in self._ctx.settings.retry
@@ -265,7 +200,9 @@ class LLMStage:
             row.status, row.verdict = "answered", "usable"
             self._fill(slot, reply.text, reply.input_tokens, reply.output_tokens, reply.latency_s)
             price = self._prices[id(slot.variant.model)]
-            usd = cost_usd(price, reply.input_tokens or 0, reply.output_tokens or 0, reply.cached_input_tokens)
+            usd = cost_usd(
+                price, reply.input_tokens or 0, reply.output_tokens or 0, reply.cached_input_tokens
+            )
             row.usd = usd if usd == usd else None
             self._n_answered += 1
             self._finish(slot)
@@ -293,7 +230,7 @@ class LLMStage:
 
     # Asking.
 
-    def _want(self, slot: _Slot, draw: Draw | None) -> None:
+    def _want(self, slot: Slot, draw: Draw | None) -> None:
         """Ask for a draw, or wait for someone who does."""
         ctx = self._ctx
         row = slot.row
@@ -307,21 +244,13 @@ class LLMStage:
                 "nobody; run without it, or record the new prompts"
             )
         leader = self._leaders.get((row.key, row.label))
-        if leader is not None and leader.is_asked:
+        if leader is not None:
             leader.followers.append(slot)
             self._outstanding += 1
             return
-        spot = (str(self._memo.path), row.key, row.label)
-        with _asking_lock:
-            waiting = _asking.get(spot)
-            if waiting is not None:
-                waiting.append((self._wake, slot))
-            else:
-                _asking[spot] = []
         self._outstanding += 1
-        if waiting is not None:
+        if not asking.claim(self._place, (row.key, row.label), self._ctx.finished, slot):
             return
-        slot.is_asked = True
         self._leaders[row.key, row.label] = slot
         self._batch.append(self._call(slot, draw))
 
@@ -340,7 +269,7 @@ class LLMStage:
         scheduler.on_raise = self._step.on_error == "raise"
         scheduler.submit(batch)
 
-    def _call(self, slot: _Slot, draw: Draw | None) -> Call:
+    def _call(self, slot: Slot, draw: Draw | None) -> Call:
         step = self._step
         forced = (slot.row.key, slot.row.label) in self._ctx.settings.retry
         prior = None if forced or draw is None or not draw.replies else draw.replies[-1]
@@ -361,42 +290,30 @@ class LLMStage:
 
     def _take_ready(self) -> None:
         """Take what is back, without waiting."""
-        scheduler = self._ctx.running_scheduler
         while True:
             try:
-                if scheduler is not None:
-                    self._accept(scheduler.finished.get_nowait())
-                else:
-                    self._retry_waiting(self._wake.get_nowait())
+                self._take_item(self._ctx.finished.get_nowait())
             except Empty:
                 break
-        while not self._wake.empty():
-            self._retry_waiting(self._wake.get_nowait())
         self._raise_fatal()
 
     def _take(self) -> None:
         """Wait for one call to come back."""
-        scheduler = self._ctx.running_scheduler
-        queue = self._wake if scheduler is None else scheduler.finished
         while True:
             self._ctx.check_stop()
             try:
                 # A short wait, so that signals and stops are seen soon.
-                item = queue.get(timeout=0.05 if self._wake_expected() else 0.2)
+                self._take_item(self._ctx.finished.get(timeout=0.1))
             except Empty:
                 self._progress()
-                if not self._wake.empty():
-                    return
-                self._raise_fatal()
                 continue
-            if isinstance(item, Call):
-                self._accept(item)
-            else:
-                self._retry_waiting(item)
             return
 
-    def _wake_expected(self) -> bool:
-        return self._outstanding > 0 and not self._leaders
+    def _take_item(self, item: Any) -> None:
+        if isinstance(item, Call):
+            self._accept(item)
+        else:
+            self._look_again(item)
 
     def _raise_fatal(self) -> None:
         scheduler = self._ctx.running_scheduler
@@ -404,7 +321,7 @@ class LLMStage:
             raise scheduler.fatal
 
     def _accept(self, call: Call) -> None:
-        slot: _Slot = call.owner
+        slot: Slot = call.owner
         row = slot.row
         self._release(slot)
         reply = call.reply
@@ -446,7 +363,7 @@ class LLMStage:
         self._finish(slot)
         self._progress()
 
-    def _retry_waiting(self, slot: _Slot) -> None:
+    def _look_again(self, slot: Slot) -> None:
         """Another run has finished with the draw that this slot waited for."""
         self._outstanding -= 1
         draw = self._memo.get_many([(slot.row.key, slot.row.label)])[0]
@@ -455,13 +372,10 @@ class LLMStage:
         self._want(slot, draw)
         self._submit()
 
-    def _release(self, slot: _Slot) -> None:
-        spot = (str(self._memo.path), slot.row.key, slot.row.label)
-        with _asking_lock:
-            waiting = _asking.pop(spot, [])
-        for queue, waiter in waiting:
-            queue.put(waiter)
-        self._leaders.pop((slot.row.key, slot.row.label), None)
+    def _release(self, slot: Slot) -> None:
+        spot = (slot.row.key, slot.row.label)
+        if self._leaders.pop(spot, None) is not None:
+            asking.release(self._place, spot)
 
     def abandon(self, grace_s: float) -> None:
         """Stop asking; keep what arrives within `grace_s`, give up on the rest."""
@@ -473,7 +387,7 @@ class LLMStage:
         cancelled = False
         while self._leaders:
             try:
-                item = scheduler.finished.get(timeout=0.05)
+                item = self._ctx.finished.get(timeout=0.05)
             except Empty:
                 if time.monotonic() > end:
                     if cancelled:
@@ -488,7 +402,7 @@ class LLMStage:
             self._release(slot)
 
     def _fill(
-        self, slot: _Slot, text: str, tokens_in: int | None, tokens_out: int | None, latency: float
+        self, slot: Slot, text: str, tokens_in: int | None, tokens_out: int | None, latency: float
     ) -> None:
         row = slot.row
         row.input_tokens, row.output_tokens = tokens_in or 0, tokens_out or 0
@@ -497,7 +411,7 @@ class LLMStage:
             row.messages = tuple(slot.messages)
             row.text = text
 
-    def _finish(self, slot: _Slot) -> None:
+    def _finish(self, slot: Slot) -> None:
         self._n_done += 1
 
     def _progress(self, *, force: bool = False) -> None:
@@ -505,97 +419,22 @@ class LLMStage:
         if not force and now - self._last_progress < PROGRESS_EVERY_S:
             return
         self._last_progress = now
-        per_record = self._n_calls / max(1, sum(s is not None for s in self._slots)) if not force else 0
+        per_record = (
+            self._n_calls / max(1, sum(s is not None for s in self._slots)) if not force else 0
+        )
         total = self._n_calls if force else max(self._n_calls, round(per_record * len(self._table)))
         self._ctx.bus.emit(
             Progress(
-                self._run.name, total, self._n_done, self._n_answered, self._n_new, self._n_failed, self._paid
+                self._run.name,
+                total,
+                self._n_done,
+                self._n_answered,
+                self._n_new,
+                self._n_failed,
+                self._paid,
             )
         )
 
-    # Output.
-
     def output(self, selected: Sequence[int] | None = None) -> Table:
         """The output records in input order; fills the step's fates, errors and parents."""
-        run, step, table = self._run, self._step, self._table
-        out: list[Record] = []
-        ids: list[str] = []
-        parents: list[int] = []
-        call_of: list[int] = []
-        flat = table.flat
-        fates = run.fates
-        chosen = None if selected is None else set(selected)
-        at = 0  # index of the record's first call among the step's calls
-        for i, record in enumerate(table.records):
-            slots = self._slots[i]
-            if chosen is not None and i not in chosen:
-                fates.beyond_limit += 1
-                continue
-            if slots is None:
-                fates.waiting += 1
-                continue
-            if not slots and i not in self._bad_prompt:
-                fates.skipped += 1
-                out.append(step.skipped(record))
-                ids.append(self._row_id(i))
-                parents.append(i)
-                call_of.append(-1)
-                continue
-            n_good = n_bad = 0
-            for k, slot in enumerate(slots):
-                row = slot.row
-                if row.values is not None:
-                    n_good += 1
-                    made = step.output(record, row.values, slot.variant, row.output_index)
-                    if flat and any(type(v) not in FLAT_TYPES for v in row.values.values()):
-                        flat = False
-                    out.append(made)
-                    ids.append(self._row_id(i))
-                    parents.append(i)
-                    call_of.append(at + k)
-                elif row.status == "failed":
-                    n_bad += 1
-                    run.errors.append(self._error(i, record, slot))
-            at += len(slots)
-            if i in self._bad_prompt:
-                n_bad += 1
-                run.errors.append(self._prompt_error(i, record))
-            if n_good:
-                fates.advanced += 1
-                run.partly_failed += bool(n_bad)
-            elif n_bad:
-                fates.failed += 1
-            else:
-                fates.waiting += 1
-        run.parents.add(len(table), len(out), parents)
-        run.call_of = call_of
-        run.n_in, run.n_out = len(table), len(out)
-        return Table(out, flat, ids)
-
-    def _error(self, i: int, record: Record, slot: _Slot) -> CallError:
-        row = slot.row
-        return CallError(
-            step=row.step,
-            record=i,
-            kind=row.verdict,
-            error=row.error,
-            model=row.model,
-            key=row.key,
-            label=row.label,
-            text=row.text,
-            prompt=slot.messages[-1]["content"],
-            input=record,
-        )
-
-    def _prompt_error(self, i: int, record: Record) -> CallError:
-        return CallError(
-            self._run.name, i, "prompt", self._bad_prompt[i], "", "", "", None, None, record
-        )
-
-
-def _split_label(label: str) -> tuple[str, str]:
-    """Row identity and generation of a label: "ab12-1.0.g2" → ("ab12-1", "g2")."""
-    parts = label.split(".")
-    generation = parts[-1] if parts[-1].startswith("g") and len(parts) > 1 else ""
-    return parts[0], generation
-
+        return assemble(self._run, self._step, self._table, self._slots, self._bad_prompt, selected)

@@ -13,6 +13,7 @@ from datafast_nb.results import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.memo import open_memo
+from datafast_nb.validate import CompiledPipeline
 
 MAX_ROWS_FOR_A_CHOICE = 10_000
 MAX_PREVIEW_ROWS = 50
@@ -21,7 +22,9 @@ MAX_PREVIEW_ROWS = 50
 class Preview(list[Record]):
     """Records of a preview; answers that would have to be asked for stand as `pending`."""
 
-    def __init__(self, records: list[Record], n_pending: int = 0, notes: list[str] | None = None) -> None:
+    def __init__(
+        self, records: list[Record], n_pending: int = 0, notes: list[str] | None = None
+    ) -> None:
         super().__init__(records)
         self.n_pending = n_pending
         """Calls of these records that are not on disk."""
@@ -100,7 +103,7 @@ def _is_built_in(step: Any) -> bool:
     return type(step).__module__.startswith("datafast_nb.")
 
 
-def _after_choice(compiled: Any) -> str:
+def _after_choice(compiled: CompiledPipeline) -> str:
     """Where the number of previewed records counts: behind the last choice."""
     at = max(i for i, n in enumerate(compiled.nodes) if isinstance(n.step, ChoiceStep))
     return compiled.names[at + 1] if at + 1 < len(compiled.names) else compiled.names[at]

@@ -13,6 +13,7 @@ from datafast_nb.engine.events import Event, Noted, Progress, RunFinished, StepS
 from datafast_nb.options import options
 
 NOTEBOOK_EVERY_S = 0.25
+PLAIN_EVERY_S = 5.0
 
 
 def listener(show: bool | None) -> Callable[[Event], None] | None:
@@ -25,9 +26,9 @@ def listener(show: bool | None) -> Callable[[Event], None] | None:
         return None
     if in_notebook():
         return NotebookLine()
-    if show or sys.stderr.isatty():
+    if sys.stderr.isatty():
         return TerminalLine()
-    return None
+    return PlainLines() if show else None
 
 
 def in_notebook() -> bool:
@@ -62,7 +63,9 @@ class TerminalLine:
             if self._bar is None or self._step != event.step:
                 self._close()
                 self._step = event.step
-                self._bar = tqdm(total=event.total, desc=event.step, unit="call", file=sys.stderr, leave=True)
+                self._bar = tqdm(
+                    total=event.total, desc=event.step, unit="call", file=sys.stderr, leave=True
+                )
             self._bar.total = event.total
             self._bar.n = event.done
             self._bar.set_postfix_str(words(event), refresh=True)
@@ -75,6 +78,26 @@ class TerminalLine:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class PlainLines:
+    """A line now and then, for logs and pipes: nothing is written over."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        now = time.monotonic()
+        if isinstance(event, Progress) and (now >= self._next or event.done >= event.total > 0):
+            self._next = now + PLAIN_EVERY_S
+            print(
+                f"{event.step}: {event.done:,} of {event.total:,} calls, {words(event)}",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif isinstance(event, Noted):
+            print(f"note: {event.text}", file=sys.stderr, flush=True)
 
 
 class NotebookLine:
@@ -95,11 +118,12 @@ class NotebookLine:
             self._show()
 
     def _show(self) -> None:
-        from IPython.display import display
+        from IPython import display as ipython
 
         self._shown = time.monotonic()
         data = {"text/plain": self._line, "text/html": html.page(html.line(self._line, muted=True))}
         if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)
+            show: Any = ipython.display
+            self._handle = show(data, raw=True, display_id=True)
         elif self._handle is not None:
             self._handle.update(data, raw=True)

@@ -16,7 +16,7 @@ from datafast_nb.engine.sinking import write_sinks
 from datafast_nb.errors import BudgetExceededError, DatafastError, LLMError, RunInterrupted
 from datafast_nb.graph import Node
 from datafast_nb.lineage import Table
-from datafast_nb.records import copy_record
+from datafast_nb.records import Record, copy_record
 from datafast_nb.results import Result, RunInfo, StepRun, remember
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
@@ -79,7 +79,10 @@ class Runner:
         last = len(nodes) - 1 if ctx.settings.stop_after is None else ctx.settings.stop_after
         nodes = nodes[: last + 1]
         limited = limit_index(nodes, ctx)
-        with_ids = any(isinstance(n.step, (LLMStep, ChoiceStep)) for n in nodes) or ctx.settings.pick != "first"
+        with_ids = (
+            any(isinstance(n.step, (LLMStep, ChoiceStep)) for n in nodes)
+            or ctx.settings.pick != "first"
+        )
         chunks: flow.Chunks = iter(())
         for i, node in enumerate(nodes):
             run = self._begin(i, node)
@@ -148,11 +151,15 @@ class Runner:
             self._table = flow.process(self._ctx, run, step, table)
         self._ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
 
-    def _llm(self, run: StepRun, step: LLMStep, table: Table, selected: Sequence[int] | None) -> None:
+    def _llm(
+        self, run: StepRun, step: LLMStep, table: Table, selected: Sequence[int] | None
+    ) -> None:
         ctx = self._ctx
         self._check_overwrite(run, step, table)
         stage = LLMStage(ctx, run, step, table)
-        ctx.bus.emit(StepStarted(run.name, run.index, len(table) if selected is None else len(selected)))
+        ctx.bus.emit(
+            StepStarted(run.name, run.index, len(table) if selected is None else len(selected))
+        )
         try:
             stage.work(selected)
         except (KeyboardInterrupt, Stopped) as exc:
@@ -199,8 +206,15 @@ class Runner:
                 f"step '{run.name}', record {first.record}: {first.error}",
                 kind=first.kind, model=first.model, step=run.name,
             )  # fmt: skip
-        elif run.fates.failed and not (run.fates.advanced + run.fates.skipped) and ctx.settings.one is None and ctx.settings.where is None:
-            kinds = ", ".join(f"{n} × {k}" for k, n in Counter(e.kind for e in run.errors).most_common())
+        elif (
+            run.fates.failed
+            and not (run.fates.advanced + run.fates.skipped)
+            and ctx.settings.one is None
+            and ctx.settings.where is None
+        ):
+            kinds = ", ".join(
+                f"{n} × {k}" for k, n in Counter(e.kind for e in run.errors).most_common()
+            )
             ctx.ending = "failed"
             self._cause = LLMError(
                 f"step '{run.name}' lost every record ({kinds}); the first: {first.error}. What was "
@@ -223,7 +237,9 @@ class Runner:
 
     def _note_missing(self, run: StepRun) -> None:
         for column, n in Counter(run.notes).items():
-            self._ctx.note(f"step '{run.name}': {column!r} is None or NaN in {n} of its records; it stands as nothing in the prompt")
+            self._ctx.note(
+                f"step '{run.name}': {column!r} is None or NaN in {n} of its records; it stands as nothing in the prompt"
+            )
         run.notes.clear()
 
     def _select(self, table: Table) -> list[int]:
@@ -254,12 +270,12 @@ class Runner:
             raise DatafastError(
                 "run_one(where=…) needs the source's rows at hand; this source has too many. Use run_one(index)"
             )
-        for row, record in enumerate(source.records):
-            if all(k in record and record[k] == v for k, v in where.items()):
-                break
-        else:
+        row = next((i for i, r in enumerate(source.records) if _has(r, where)), None)
+        if row is None:
             known = ", ".join(source.records[0]) if source.records else "none"
-            raise KeyError(f"run_one(where={where!r}): no source row has these values (columns: {known})")
+            raise KeyError(
+                f"run_one(where={where!r}): no source row has these values (columns: {known})"
+            )
         at = list(range(len(table)))
         for run in reversed(self._steps[1:-1]):
             parents = list(run.parents.all())
@@ -333,14 +349,22 @@ class Runner:
             return
         done = f"{len(result):,} records finished; every answer that arrived is kept, run again to go on"
         if isinstance(cause, KeyboardInterrupt):
-            raise RunInterrupted(f"Interrupted: {done} (dfn.last has the partial result).", result=result) from None
+            raise RunInterrupted(
+                f"Interrupted: {done} (dfn.last has the partial result).", result=result
+            ) from None
         if isinstance(cause, Stopped):
             return
         if isinstance(cause, BudgetSpent):
-            raise BudgetExceededError(f"{cause}: {done}. Raise the bound for the rest.", result=result) from None
+            raise BudgetExceededError(
+                f"{cause}: {done}. Raise the bound for the rest.", result=result
+            ) from None
         if isinstance(cause, LLMError):
             cause.result = result
         raise cause
+
+
+def _has(record: Record, values: dict[str, Any]) -> bool:
+    return all(k in record and record[k] == v for k, v in values.items())
 
 
 def limit_index(nodes: Sequence[Node], ctx: RunContext) -> int | None:

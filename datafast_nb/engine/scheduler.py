@@ -94,10 +94,14 @@ class Scheduler:
     ----------
     in_flight
         Calls in flight for a model that does not say itself.
+    finished
+        Takes the calls back to the run's thread.
     """
 
-    def __init__(self, memo: Memo, *, in_flight: int, budget: Budget) -> None:
-        self.finished: SimpleQueue[Call | None] = SimpleQueue()
+    def __init__(
+        self, memo: Memo, *, in_flight: int, budget: Budget, finished: SimpleQueue[Any]
+    ) -> None:
+        self.finished = finished
         self.fatal: Exception | None = None
         """Why the run must stop; set before the calls come back."""
         self.on_raise = False
@@ -146,7 +150,7 @@ class Scheduler:
         self._done.set()
 
     def _accept(self, calls: list[Call]) -> None:
-        lanes = []
+        lanes: list[_Lane] = []
         for call in calls:
             if self._stopping:
                 self._not_asked(call)
@@ -232,9 +236,13 @@ class Scheduler:
         except asyncio.CancelledError:
             self._not_asked(call)
             raise
-        except Exception as exc:  # an adapter's or model's own mistake: a failed call, not a hung run
+        except (
+            Exception
+        ) as exc:  # an adapter's or model's own mistake: a failed call, not a hung run
             error = LLMError(
-                f"{lane.model.name}: {type(exc).__name__}: {exc}", kind="error", model=lane.model.name
+                f"{lane.model.name}: {type(exc).__name__}: {exc}",
+                kind="error",
+                model=lane.model.name,
             )
             error.__cause__ = exc
             self._fail(call, error)
@@ -334,7 +342,11 @@ class Scheduler:
     def _stored(self, call: Call | None, error: BaseException | None) -> None:
         """Runs on the memo's writer thread, after the commit."""
         if error is not None:
-            fault = error if isinstance(error, MemoError) else MemoError(f"the memo cannot store a reply: {error}")
+            fault = (
+                error
+                if isinstance(error, MemoError)
+                else MemoError(f"the memo cannot store a reply: {error}")
+            )
             self._stop_from_writer(fault)
         if call is None:
             return

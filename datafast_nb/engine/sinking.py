@@ -31,9 +31,9 @@ def write_sinks(ctx: RunContext, info: RunInfo, steps: list[StepRun], *, is_comp
         table = run.table or Table([], True, [])
         insist = ctx.settings.sinks is True
         suffix = ""
-        if path is not None and not whole and not insist:
-            if info.status != "limited" or not _may_replace(ctx, path):
-                suffix = "partial"
+        is_open = whole or insist or path is None
+        if not is_open and (info.status != "limited" or not _may_replace(ctx, str(path))):
+            suffix = "partial"
         if info.status in ("interrupted", "failed") and not table.records and not insist:
             continue  # nothing was finished: nothing to write
         where = step.write(table.records, suffix=suffix)
@@ -77,4 +77,3 @@ def _name(path: str) -> str:
 def _stamp(path: str) -> list[Any]:
     stat = os.stat(path)
     return [stat.st_size, stat.st_mtime_ns]
-

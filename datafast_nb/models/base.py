@@ -126,7 +126,7 @@ class Model:
         """
         from datafast_nb.engine.direct import generate_now  # upward: needs the loop thread
 
-        return generate_now(
+        answer: str | dict[str, Any] = generate_now(
             self,
             prompt,
             system_prompt=system_prompt,
@@ -134,6 +134,7 @@ class Model:
             max_tokens=max_tokens,
             response_format=response_format,
         )
+        return answer
 
     def with_(self: Self, **changes: Any) -> Self:
         """A copy with other settings: `model.with_(max_in_flight=4)`."""

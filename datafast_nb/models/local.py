@@ -13,7 +13,7 @@ from typing import Any
 
 from datafast_nb.errors import LLMError, MissingKeyError
 from datafast_nb.models.base import Model, Request, Response
-from datafast_nb.models.openai import parse_reply, request_body
+from datafast_nb.models.chat import parse_reply, request_body
 from datafast_nb.models.pricing import Price
 from datafast_nb.models.wire import WireReply, clean_text, encode_json
 

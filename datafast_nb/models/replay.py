@@ -141,7 +141,8 @@ def _take(
     except ValueError as exc:
         raise MemoError(f"{place} is no JSON ({exc}); export the memo again") from exc
     if isinstance(entry, dict) and "key" not in entry:
-        return  # the header
+        _check_header(entry, place)
+        return
     try:
         who = entry["identity"]
         identity = (str(who["provider"]), str(who["endpoint"]), str(who["model"]))
@@ -154,6 +155,17 @@ def _take(
         ) from exc
     if response is not None:
         draws.append(response)
+
+
+def _check_header(header: Mapping[str, Any], place: str) -> None:
+    from datafast_nb.store.exchange import FORMAT, FORMAT_VERSION
+    from datafast_nb.store.keys import KEY_VERSION
+
+    if header.get(FORMAT) != FORMAT_VERSION or header.get("key_version") != KEY_VERSION:
+        raise MemoError(
+            f"{place}: this is no export of a memo, or one by another version of datafast_nb "
+            "whose requests have other keys. Export it again with this version"
+        )
 
 
 def _latest(replies: list[dict[str, Any]]) -> dict[str, Any] | None:

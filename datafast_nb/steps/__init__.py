@@ -1,1 +1,1 @@
-""""""
+"""Steps: what a user writes."""

@@ -122,7 +122,8 @@ class Step:
         """`self >> other`: a pipeline."""
         from datafast_nb.pipeline import Pipeline  # upward: a pipeline is made of steps
 
-        return Pipeline([self]) >> other
+        made: Pipeline = Pipeline([self]) >> other
+        return made
 
     def __rrshift__(self, other: Any) -> Pipeline:
         raise TypeError(
@@ -171,7 +172,7 @@ class SourceStep(Step):
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(
-            f"a source is read by a pipeline: Pipeline([source]).run() gives its records"
+            "a source is read by a pipeline: Pipeline([source]).run() gives its records"
         )
 
 

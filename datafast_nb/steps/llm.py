@@ -7,9 +7,7 @@ reply. Asking, waiting, retrying and remembering are the engine's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from itertools import product
@@ -18,6 +16,16 @@ from typing import Any, ClassVar, Literal
 from datafast_nb.models.base import Message, Model, Request
 from datafast_nb.records import Record, canonical_json
 from datafast_nb.steps.base import Step
+from datafast_nb.steps.expansion import (
+    PlanCounter,
+    Variant,
+    as_model,
+    language_pairs,
+    name_list,
+    parameter_items,
+    positive_int,
+    temperature_list,
+)
 from datafast_nb.steps.outputs import OutputSpec
 from datafast_nb.steps.prompts import Template, is_missing
 from datafast_nb.steps.sampling import Sample
@@ -27,49 +35,6 @@ BOOKKEEPING = ("_model", "_prompt_index", "_language", "_temperature", "_output_
 LANGUAGE_FIELDS = frozenset({"language", "language_name"})
 OnError = Literal["skip", "raise", "retry"]
 _NOT_IN_CONFIG = frozenset({"spec", "models", "variants", "on_error", "max_retries", "retry_delay"})
-
-# ISO 639-1 codes whose English names may stand in for {language_name}; other codes stand for themselves.
-LANGUAGE_NAMES = {
-    "ar": "Arabic", "bg": "Bulgarian", "bn": "Bengali", "cs": "Czech", "da": "Danish", "de": "German",
-    "el": "Greek", "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish",
-    "fr": "French", "he": "Hebrew", "hi": "Hindi", "hr": "Croatian", "hu": "Hungarian", "id": "Indonesian",
-    "it": "Italian", "ja": "Japanese", "ko": "Korean", "lt": "Lithuanian", "lv": "Latvian", "nl": "Dutch",
-    "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sk": "Slovak",
-    "sl": "Slovenian", "sv": "Swedish", "sw": "Swahili", "ta": "Tamil", "th": "Thai", "tr": "Turkish",
-    "uk": "Ukrainian", "ur": "Urdu", "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
-
-
-@dataclass(slots=True)
-class Variant:
-    """One way in which a step asks: one prompt, model, language and temperature."""
-
-    index: int
-    """Place in the expansion: prompts × models × languages × temperatures."""
-    prompt_index: int
-    prompt: Template
-    system: Template | None
-    model: Model
-    language: str | None
-    language_name: str | None
-    temperature: float | None
-    keys: RequestKeys
-    columns: dict[str, Any]
-    """Bookkeeping columns of its outputs."""
-    examples: tuple[Message, ...]
-    choice: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    @property
-    def is_deterministic(self) -> bool:
-        """At temperature 0 every draw is the same draw."""
-        return self.temperature == 0
-
-
-@dataclass(slots=True)
-class PlanCounter:
-    """Ranks among equal records, for parameters that are sampled per record."""
-
-    seen: dict[bytes, int] = field(default_factory=dict)
 
 
 class LLMStep(Step):
@@ -163,11 +128,11 @@ class LLMStep(Step):
         self.output_columns = output_columns
         self.model = model if model is not None else llm
         self.temperature = temperature
-        self.max_tokens = _positive("max_tokens", max_tokens, optional=True)
+        self.max_tokens = positive_int("max_tokens", max_tokens, optional=True)
         self.top_p = top_p
-        self.num_outputs = _positive("num_outputs", num_outputs) or 1
-        self.forward_columns = _names("forward_columns", forward_columns)
-        self.exclude_columns = _names("exclude_columns", exclude_columns)
+        self.num_outputs = positive_int("num_outputs", num_outputs) or 1
+        self.forward_columns = name_list("forward_columns", forward_columns)
+        self.exclude_columns = name_list("exclude_columns", exclude_columns)
         self.language = language
         self.skip_if = skip_if
         self.system_prompt = system_prompt
@@ -186,10 +151,10 @@ class LLMStep(Step):
             raise TypeError("skip_if is a function of the record: skip_if=lambda r: not r['text']")
         if self.forward_columns is not None and self.exclude_columns is not None:
             raise ValueError("give forward_columns or exclude_columns, not both")
-        self._templates = [Template(text) for text in _items("prompt", prompt)]
+        self._templates = [Template(text) for text in parameter_items("prompt", prompt)]
         self._system = Template(system_prompt) if system_prompt is not None else None
-        self._languages = _language_pairs(language)
-        self._temperatures = _temperatures(temperature)
+        self._languages = language_pairs(language)
+        self._temperatures = temperature_list(temperature)
         self.spec = OutputSpec(output_columns)
 
     # What the step reads and adds.
@@ -210,7 +175,7 @@ class LLMStep(Step):
         """The models that may be asked, each once; [] where none was given."""
         if self.model is None:
             return []
-        return [as_model(m) for m in _items("model", self.model)]
+        return [as_model(m) for m in parameter_items("model", self.model)]
 
     @property
     def bookkeeping(self) -> list[str]:
@@ -245,9 +210,7 @@ class LLMStep(Step):
     def config(self) -> dict[str, Any]:
         """Settings that decide the answers."""
         return {
-            k: v
-            for k, v in vars(self).items()
-            if not k.startswith("_") and k not in _NOT_IN_CONFIG
+            k: v for k, v in vars(self).items() if not k.startswith("_") and k not in _NOT_IN_CONFIG
         }
 
     @property
@@ -256,10 +219,13 @@ class LLMStep(Step):
         n = self.num_outputs
         for parameter, size in (
             (self.prompt, len(self._templates)),
-            (self.model, max(1, len(_items("model", self.model)) if self.model is not None else 1)),
+            (
+                self.model,
+                max(1, len(parameter_items("model", self.model)) if self.model is not None else 1),
+            ),
             (self.language, max(1, len(self._languages))),
         ):
-            n *= len(parameter.draw("")) if isinstance(parameter, Sample) else size
+            n *= parameter.n_draws() if isinstance(parameter, Sample) else size
         return n * len(self._temperatures)
 
     def expected_calls(self, record: Record) -> tuple[int, int, int]:
@@ -350,7 +316,12 @@ class LLMStep(Step):
         ]
         for name, axis, sample in samples:
             chosen[axis] = sample.draw(f"{name}:{base.hex()}:{rank}")
-        sizes = [len(self._templates), len(self.models), max(1, len(self._languages)), len(self._temperatures)]
+        sizes = [
+            len(self._templates),
+            len(self.models),
+            max(1, len(self._languages)),
+            len(self._temperatures),
+        ]
         picked = []
         for p, m, lang, t in product(*chosen):
             index = ((p * sizes[1] + m) * sizes[2] + lang) * sizes[3] + t
@@ -445,82 +416,3 @@ class LLMStep(Step):
                     f"({', '.join(self.spec.columns)})"
                 ) from None
         return tuple(turns)
-
-
-def as_model(value: Any) -> Model:
-    """A model from what the user gave: a Model, or an object with `generate`.
-
-    Raises TypeError for anything else.
-    """
-    if isinstance(value, Model):
-        return value
-    if hasattr(value, "generate") or hasattr(value, "complete"):
-        from datafast_nb.models.adapted import AdaptedModel
-
-        return AdaptedModel(value)
-    raise TypeError(
-        f"model is {value!r:.60} ({type(value).__name__}); give a model such as "
-        "OpenAIModel('gpt-4o-mini') or LocalModel()"
-    )
-
-
-def _items(name: str, value: Any) -> list[Any]:
-    if isinstance(value, Sample):
-        if value.is_step:
-            raise ValueError(f"{name}=Sample(...) has no items; write Sample([a, b, c], n=1)")
-        items = list(value.items)
-        if name == "language" and isinstance(value.items, Mapping):
-            return list(value.items.items())
-    elif isinstance(value, (list, tuple)):
-        items = list(value)
-    else:
-        items = [value]
-    if not items:
-        raise ValueError(f"{name} is an empty list")
-    return items
-
-
-def _language_pairs(language: Any) -> list[tuple[str, str]]:
-    if language is None:
-        return []
-    if isinstance(language, Mapping):
-        pairs = [(str(code), str(name)) for code, name in language.items()]
-    else:
-        pairs = []
-        for item in _items("language", language):
-            if isinstance(item, tuple):
-                pairs.append((str(item[0]), str(item[1])))
-            else:
-                pairs.append((str(item), LANGUAGE_NAMES.get(str(item), str(item))))
-    if not pairs:
-        raise ValueError("language is empty")
-    return pairs
-
-
-def _temperatures(value: Any) -> list[float | None]:
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not items:
-        raise ValueError("temperature is an empty list")
-    for t in items:
-        if t is not None and (isinstance(t, bool) or not isinstance(t, (int, float)) or t < 0):
-            raise ValueError(f"temperature is {t!r}; use a number of 0 or more, or None")
-    return [None if t is None else float(t) for t in items]
-
-
-def _positive(name: str, value: Any, *, optional: bool = False) -> int | None:
-    if value is None and optional:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; use a whole number of 1 or more")
-    return value
-
-
-def _names(parameter: str, value: Sequence[str] | None) -> list[str] | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return [value]
-    names = list(value)
-    if not all(isinstance(n, str) for n in names):
-        raise TypeError(f"{parameter} is a list of column names, not {json.dumps(names, default=str)}")
-    return names

@@ -64,7 +64,11 @@ class OutputSpec:
                 raise TypeError(f"output column names are non-empty strings, not {name!r}")
         if len(set(self.columns)) != len(self.columns):
             raise ValueError(f"output_columns names a column twice: {', '.join(self.columns)}")
-        if self.types is not None and all(t is str for t in self.types.values()) and len(self.types) > 1:
+        if (
+            self.types is not None
+            and all(t is str for t in self.types.values())
+            and len(self.types) > 1
+        ):
             self.types = None  # the same as a list of names
         self._built: type[BaseModel] | None = None
 
@@ -112,11 +116,15 @@ class OutputSpec:
             checked = self._pydantic().model_validate(data)
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[:3]
-            said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in first)
+            said = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in first
+            )
             raise Unusable("wrong_schema", said) from exc
         values = checked.model_dump()
         return {
-            name: v if type(v := values[name]) in FLAT_TYPES else normalise_value(v, f"output {name!r}")
+            name: v
+            if type(v := values[name]) in FLAT_TYPES
+            else normalise_value(v, f"output {name!r}")
             for name in self.columns
         }
 
@@ -130,12 +138,12 @@ class OutputSpec:
         values = {}
         for name in self.columns:
             if name not in data:
-                raise Unusable("wrong_schema", f"the key {name!r} is missing; keys here: {_keys(data)}")
+                raise Unusable(
+                    "wrong_schema", f"the key {name!r} is missing; keys here: {_keys(data)}"
+                )
             value = data[name]
             if type(value) is not str:
-                raise Unusable(
-                    "wrong_schema", f"{name!r} is {_json_type(value)}, not text"
-                )
+                raise Unusable("wrong_schema", f"{name!r} is {_json_type(value)}, not text")
             values[name] = value
         return values
 

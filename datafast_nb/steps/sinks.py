@@ -6,23 +6,21 @@ import base64
 import csv
 import datetime as dt
 import errno
-import gzip
 import io
 import json
 import math
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from decimal import Decimal
-from typing import IO, Any, BinaryIO, NoReturn, cast
+from typing import IO, Any, BinaryIO, NoReturn
 
 import orjson
 
 from datafast_nb.errors import SinkError
 from datafast_nb.records import FLAT_TYPES, Record, column_names, copy_record
 from datafast_nb.steps.base import SinkStep
-from datafast_nb.store.files import atomic_write, is_packed, open_binary, partial_path
+from datafast_nb.store.files import atomic_write, open_binary, packed, partial_path
 
 # A spreadsheet runs a cell that starts so. The last four are full-width forms of the first.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -132,13 +130,6 @@ class FileSink(SinkStep):
     ) -> None:
         raise NotImplementedError
 
-    def _packed(self, file: BinaryIO) -> AbstractContextManager[IO[bytes]]:
-        """`file`, or a compressor over it where the path ends in ".gz"."""
-        if is_packed(self.file):
-            # No name and time inside, so that the same records give the same bytes.
-            return cast(IO[bytes], gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0))
-        return _Open(file)
-
 
 class JsonlSink(FileSink):
     """JSON Lines: UTF-8, one object per line, keys in the record's order.
@@ -169,7 +160,7 @@ class JsonlSink(FileSink):
     def _fill(
         self, file: BinaryIO, records: Sequence[Record], names: list[str], partial: bool
     ) -> None:
-        with self._packed(file) as out:
+        with packed(file, self.file) as out:
             if self.append and not partial:
                 self._copy_former(out)
             for start in range(0, len(records), _CHUNK):
@@ -259,7 +250,7 @@ class CsvSink(FileSink):
         end = options.pop("lineterminator", "\n")
         header = {name: name for name in names}
         risky = 0
-        with self._packed(file) as out:
+        with packed(file, self.file) as out:
             lines = _Lines(out, end)
             writer = csv.DictWriter(lines, names, lineterminator="\r\n", **options)
             rows = [header, *records] if names else []
@@ -353,19 +344,6 @@ _REMEDIES = {
     errno.EACCES: "choose a folder that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
-
-
-class _Open:
-    """A file as a context that leaves it open."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def __enter__(self) -> IO[bytes]:
-        return self._file
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
 
 class _Lines:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
+import datetime as dt
 import os
-import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, islice
 from typing import Any, NoReturn
 
 from datafast_nb.errors import SourceError
 from datafast_nb.records import Record
 from datafast_nb.steps.base import SourceStep
-from datafast_nb.store.files import open_text, parse_json, read_lines
+from datafast_nb.store.files import (
+    Conversion,
+    CsvTable,
+    ParquetTable,
+    check_dtype,
+    json_error,
+    parse_json,
+    read_lines,
+)
 
 COLUMN_ROWS = 1_000  # rows of a JSON file that are read to learn its columns
-_PROBE_CHARS = 60
 _READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error)
 _SERIAL = count(1)
 _EXTENSIONS = {
@@ -33,6 +39,7 @@ _EXTENSIONS = {
     ".txt": "txt",
     ".text": "txt",
 }
+_TABLE_KEYS = ("records", "data", "rows")  # a JSON object may hold its array under one of these
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 _CSV_DIALECT = (
     "delimiter",
@@ -220,15 +227,15 @@ class FileSource(SourceStep):
         self._encoding()
         if self.format in ("csv", "tsv"):
             self._dialect()
-            _forced_type(kwargs.get("dtype"), "")
-        self._types: tuple[str, list[Callable[[str], Any]]] | None = None
+            check_dtype(kwargs.get("dtype"))
+        self._types: tuple[str, list[Conversion]] | None = None
 
     def read(self, chunk: int) -> Iterator[Sequence[Record]]:
         """Records in pieces of at most `chunk`; the file is streamed (a JSON array is not)."""
         self._check()
         try:
             if self.format == "parquet":
-                yield from self._read_parquet(chunk)
+                yield from self._parquet().rows(chunk)
                 return
             rows = iter(self._rows())
             while piece := list(islice(rows, chunk)):
@@ -240,8 +247,8 @@ class FileSource(SourceStep):
         """Number of rows of a parquet file; None for other formats."""
         if self.format != "parquet":
             return None
-        with self._parquet() as file:
-            return int(file.metadata.num_rows)
+        self._check()
+        return self._parquet().count()
 
     def columns(self) -> list[str] | None:
         """Columns by header or schema; of JSON files those of the first 1,000 records."""
@@ -249,11 +256,10 @@ class FileSource(SourceStep):
             return [self.text_column]
         self._check()
         if self.format == "parquet":
-            with self._parquet() as file:
-                return self._parquet_names(file)
+            return self._parquet().header()
         try:
             if self.format in ("csv", "tsv"):
-                return next(self._cells())
+                return self._table().header()
             seen = islice(self._rows(), COLUMN_ROWS)
             return list(dict.fromkeys(chain.from_iterable(seen)))
         except _READ_ERRORS as exc:
@@ -288,8 +294,6 @@ class FileSource(SourceStep):
             return self._read_json()
         return self._read_txt() if self.format == "txt" else self._read_csv()
 
-    # Opening
-
     def _path(self) -> str:
         return os.path.abspath(os.path.expanduser(self.file))
 
@@ -304,11 +308,9 @@ class FileSource(SourceStep):
             raise SourceError(f"there is no file {path}: the folder {folder} does not exist")
         from difflib import get_close_matches
 
-        names = [entry.name for entry in islice(os.scandir(folder), 2_000)]
+        names = os.listdir(folder) if os.access(folder, os.R_OK) else []
         near = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = (
-            f"Similar names there: {', '.join(near)}" if near else "The folder has no similar name"
-        )
+        hint = f"Similar names there: {', '.join(near)}" if near else "No similar name there"
         raise SourceError(f"there is no file {path}. {hint}")
 
     def _encoding(self) -> str:
@@ -333,8 +335,6 @@ class FileSource(SourceStep):
             ) from exc
         raise SourceError(f"{self._path()} cannot be read: {exc}") from exc
 
-    # JSON and text
-
     def _read_txt(self) -> Iterator[Record]:
         column = self.text_column
         for number, line in enumerate(self._lines(), start=1):
@@ -353,7 +353,7 @@ class FileSource(SourceStep):
             try:
                 record = parse_json(text)
             except ValueError as exc:
-                self._fail_json(exc, line, number)
+                raise json_error(self._path(), exc, line, number) from exc
             if type(record) is not dict:
                 hint = 'if the whole file is one JSON array, write format="json"'
                 raise SourceError(
@@ -376,9 +376,9 @@ class FileSource(SourceStep):
         try:
             found = parse_json(body)
         except ValueError as exc:
-            self._fail_json(exc, body, None)
+            raise json_error(self._path(), exc, body) from exc
         if isinstance(found, dict):
-            tables = {k: v for k, v in found.items() if isinstance(v, list) and _all_dicts(v)}
+            tables = {k: v for k, v in found.items() if k in _TABLE_KEYS and isinstance(v, list)}
             if len(tables) != 1:
                 raise SourceError(
                     f"{self._path()} holds one object with the keys {', '.join(found) or '(none)'}, "
@@ -398,28 +398,6 @@ class FileSource(SourceStep):
                 )
         return iter(found)
 
-    def _fail_json(self, exc: ValueError, text: bytes, number: int | None) -> NoReturn:
-        place = self._path() + (f", line {number}" if number else "")
-        if isinstance(exc, json.JSONDecodeError):
-            place += (
-                f", column {exc.colno}" if number else f", line {exc.lineno}, column {exc.colno}"
-            )
-        reason = exc.msg if isinstance(exc, json.JSONDecodeError) else str(exc)
-        remedy = "mend or remove the line"
-        if number is None:
-            remedy = 'mend the file; if it holds one object per line, write format="jsonl"'
-        elif isinstance(exc, UnicodeError):
-            remedy = 'name the encoding of the file, such as encoding="cp1252"'
-        elif not text.endswith(b"\n"):
-            remedy = "it is the last line and has no line end: the file was probably cut off there"
-        start = text.decode(errors="replace").strip()
-        start = start if len(start) <= _PROBE_CHARS else start[:_PROBE_CHARS] + "…"
-        raise SourceError(
-            f"{place} is not readable JSON ({reason}); {remedy}. It starts: {start}"
-        ) from exc
-
-    # CSV
-
     def _dialect(self) -> dict[str, Any]:
         settings: dict[str, Any] = {"strict": True}
         settings["delimiter"] = "\t" if self.format == "tsv" else ","
@@ -429,138 +407,24 @@ class FileSource(SourceStep):
         csv.reader([], **settings)  # raises TypeError for a wrong setting
         return settings
 
-    def _header(self, reader: Any) -> list[str]:
-        names = self.options.get("names")
-        if names is None:
-            names = next((row for row in reader if row), None)
-        if names is None:
-            return []
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise SourceError(
-                f"{self._path()} has several columns named {', '.join(map(repr, twice))}; rename "
-                "them in the header, or give names=[...]"
-            )
-        return list(names)
+    def _parquet(self) -> ParquetTable:
+        return ParquetTable(self._path(), self.options.get("columns"))
 
-    def _cells(self) -> Iterator[list[str]]:
-        """Header, then one list of texts per row, each of the header's length."""
-        # Cells are texts of any length here; the module's limit is 131,072 characters.
-        csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
-        with open_text(self._path(), self._encoding(), newline="") as text:
-            reader = csv.reader(text, **self._dialect())
-            try:
-                names = self._header(reader)
-                yield names
-                width = len(names)
-                end = reader.line_num
-                for row in reader:
-                    if len(row) != width and row:
-                        self._fail_ragged(row, names, end + 1)
-                    end = reader.line_num
-                    if row:
-                        yield row
-            except csv.Error as exc:
-                raise SourceError(
-                    f"{self._path()}, line {reader.line_num} is not readable CSV ({exc}); mend the "
-                    "quotes there, or name the dialect with sep=, quotechar=, strict=False"
-                ) from exc
-
-    def _fail_ragged(self, row: list[str], names: list[str], line: int) -> NoReturn:
-        hint = "a cell with the separator in it needs quotes"
-        if len(row) < len(names):
-            hint = "if it is the last line, the file was probably cut off there"
-        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-            hint = "if another separator is used, give sep="
-        raise SourceError(
-            f"{self._path()}, line {line} has {len(row)} cells, the header has {len(names)} "
-            f"({', '.join(names)[:_PROBE_CHARS]}); {hint}"
+    def _table(self) -> CsvTable:
+        return CsvTable(
+            self._path(),
+            self._encoding(),
+            self._dialect(),
+            names=self.options.get("names"),
+            dtype=self.options.get("dtype"),
         )
 
     def _read_csv(self) -> Iterator[Record]:
-        rows = self._cells()
-        names = next(rows)
-        casts = self._column_types(names)
-        for index, row in enumerate(rows):
-            try:
-                yield {
-                    name: (cast(cell) if cell else None)
-                    for name, cast, cell in zip(names, casts, row, strict=True)
-                }
-            except (ValueError, KeyError) as exc:
-                raise SourceError(
-                    f"{self._path()}, record {index}: a cell does not fit dtype= ({exc})"
-                ) from exc
-
-    def _column_types(self, names: list[str]) -> list[Callable[[str], Any]]:
-        """What turns the texts of each column into values, the same for the whole file."""
+        table = self._table()
         version = self.version()
-        if self._types is not None and self._types[0] == version:
-            return self._types[1]
-        dtype = self.options.get("dtype")
-        for name in dtype if isinstance(dtype, Mapping) else ():
-            if name not in names:
-                raise SourceError(
-                    f"dtype= names the column {name!r}; {self._path()} has: {', '.join(names)}"
-                )
-        forced = [_forced_type(dtype, name) for name in names]
-        open_columns = [i for i, cast in enumerate(forced) if cast is None]
-        kinds = dict.fromkeys(open_columns, _KINDS)
-        seen: set[int] = set()
-        rows = self._cells()
-        next(rows)
-        while open_columns and (piece := list(islice(rows, 4_000))):
-            for i in open_columns:
-                cells = {row[i] for row in piece} - _MISSING
-                if cells:
-                    seen.add(i)
-                    kinds[i] = [k for k in kinds[i] if all(map(k[0], cells))]
-            open_columns = [i for i in open_columns if kinds[i]]
-        casts = [
-            cast or (kinds[i][0][1] if i in seen and kinds[i] else str)
-            for i, cast in enumerate(forced)
-        ]
-        self._types = (version, casts)
-        return casts
-
-    # Parquet
-
-    def _parquet(self) -> Any:
-        self._check()
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            return pq.ParquetFile(self._path())
-        except (pa.ArrowException, OSError) as exc:
-            raise SourceError(f"{self._path()} is not a readable Parquet file: {exc}") from exc
-
-    def _parquet_names(self, file: Any) -> list[str]:
-        names = list(file.schema_arrow.names)
-        if len(set(names)) < len(names):
-            raise SourceError(f"{self._path()} has several columns of the same name: {names}")
-        chosen = self.options.get("columns")
-        if chosen is None:
-            return names
-        for name in chosen:
-            if name not in names:
-                raise SourceError(
-                    f"{self._path()} has no column {name!r}; it has: {', '.join(names)}"
-                )
-        return [name for name in names if name in chosen]
-
-    def _read_parquet(self, chunk: int) -> Iterator[list[Record]]:
-        import pyarrow as pa
-
-        with self._parquet() as file:
-            names = self._parquet_names(file)
-            try:
-                for batch in file.iter_batches(batch_size=chunk, columns=names):
-                    columns = [column.to_pylist() for column in batch.columns]
-                    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
-                    yield [dict(zip(names, row, strict=True)) for row in rows]
-            except pa.ArrowException as exc:
-                raise SourceError(f"{self._path()} is not a readable Parquet file: {exc}") from exc
+        if self._types is None or self._types[0] != version:
+            self._types = (version, table.conversions())
+        return table.rows(self._types[1])
 
 
 class Source:
@@ -589,10 +453,18 @@ class Source:
         return FileSource(path, format, text_column, **kwargs)
 
 
+_NAIVE_TIMES = frozenset(f"datetime64[{unit}]" for unit in ("s", "ms", "us", "ns"))
+_TIME_OR_NONE = frozenset({dt.datetime, type(None)})
+
+
 def _plain_values(column: Any) -> list[Any]:
     """Values of a Series as Python objects, None where missing."""
+    if str(column.dtype) in _NAIVE_TIMES:
+        times: list[Any] = column.to_numpy().astype("datetime64[us]").tolist()
+        if all(map(_TIME_OR_NONE.__contains__, map(type, times))):
+            return times  # else a year beyond 9999, which has no datetime
     values: list[Any] = column.tolist()
-    if values and any(hasattr(v, "to_pydatetime") for v in (values[0], values[-1])):
+    if hasattr(column, "dt") and column.dtype.kind == "M":
         values = [v.to_pydatetime(warn=False) if hasattr(v, "to_pydatetime") else v for v in values]
     missing = column.isna().to_numpy()
     if missing.any():
@@ -625,59 +497,3 @@ def _check_names(option: str, names: Any) -> None:
         isinstance(names, str) or not all(isinstance(name, str) for name in names)
     ):
         raise TypeError(f"{option}= is a list of column names, not {names!r}")
-
-
-def _all_dicts(values: list[Any]) -> bool:
-    return all(type(value) is dict for value in values)
-
-
-_MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None"})
-_INT = re.compile(r" *(?:0|-?[1-9][0-9]{0,999}) *").fullmatch
-_FLOAT = re.compile(
-    r" *-?(?:(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf) *"
-).fullmatch
-_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-
-
-def _to_int(cell: str) -> int | None:
-    return None if cell in _MISSING else int(cell)
-
-
-def _to_float(cell: str) -> float | None:
-    return None if cell in _MISSING else float(cell)
-
-
-def _to_bool(cell: str) -> bool | None:
-    return None if cell in _MISSING else _BOOLS[cell]
-
-
-# Tried in this order: test of one cell, conversion of one cell.
-_KINDS: list[tuple[Callable[[str], Any], Callable[[str], Any]]] = [
-    (_INT, _to_int),
-    (_FLOAT, _to_float),
-    (_BOOLS.__contains__, _to_bool),
-]
-_CASTS: dict[str, Callable[[str], Any]] = {
-    "str": str,
-    "string": str,
-    "object": str,
-    "int": _to_int,
-    "int64": _to_int,
-    "float": _to_float,
-    "float64": _to_float,
-    "bool": _to_bool,
-}
-
-
-def _forced_type(dtype: Any, column: str) -> Callable[[str], Any] | None:
-    """The conversion that `dtype=` asks for; None where it leaves the column open."""
-    if isinstance(dtype, Mapping):
-        for name in dtype:
-            _forced_type(dtype[name], name)
-        dtype = dtype.get(column)
-    if dtype is None:
-        return None
-    name = dtype.__name__ if isinstance(dtype, type) else str(dtype)
-    if name not in _CASTS:
-        raise ValueError(f"dtype= takes str, int, float or bool, not {dtype!r}")
-    return _CASTS[name]

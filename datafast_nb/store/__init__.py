@@ -1,1 +1,1 @@
-""""""
+"""What is kept on disk: the memo, files, the bill."""

@@ -329,7 +329,6 @@ def repair(directory: Path, seen: tuple[int, int] | None, wait_s: float) -> str 
     with _repairing, _alone(directory, wait_s):
         if file_identity(path) != seen:
             return None
-        rows = _Salvage()
         with contextlib.ExitStack() as stack:
             try:
                 con = connect(path, wait_s=min(wait_s, 5.0))
@@ -339,7 +338,7 @@ def repair(directory: Path, seen: tuple[int, int] | None, wait_s: float) -> str 
                 con.execute("BEGIN IMMEDIATE")
             except sqlite3.Error:
                 pass
-            n_rows = _build(directory, directory / _REPAIRED, rows.read(path, directory))
+            n_rows = _build(directory, directory / _REPAIRED, _salvage(path, directory))
             aside = _free_name(directory, "db")
             # The WAL goes along: SQLite looks for it under the name of its database.
             with contextlib.suppress(FileNotFoundError):
@@ -350,75 +349,68 @@ def repair(directory: Path, seen: tuple[int, int] | None, wait_s: float) -> str 
             _put_in_place(directory)
         return (
             f"the memo {path} was damaged; it is kept as {aside.name} beside it. {n_rows} rows "
-            f"were saved, {rows.n_bad} could not be read and are asked again when needed"
+            "could be read and were saved; what is missing is asked again when needed"
         )
 
 
-class _Salvage:
-    """Reads what can be read of a damaged database; counts what cannot."""
+def _salvage(path: Path, directory: Path) -> Iterator[tuple[str, float, bytes]]:
+    """Rows of a damaged database whose checksum is right, in order of storing."""
+    n_rows = 0
+    for row in _read_good_rows(path):
+        n_rows += 1
+        yield row
+    if n_rows:
+        return
+    # Nothing at all: perhaps only the first page is lost, and that is the same in every
+    # memo but for two counters. The WAL is left out, it may be what is damaged.
+    with tempfile.TemporaryDirectory(dir=directory, prefix="new-") as folder:
+        fresh = Path(folder) / "fresh.db"
+        copy = Path(folder) / DB_NAME
+        _build(Path(folder), fresh, ())
+        with contextlib.suppress(OSError):
+            shutil.copyfile(path, copy)
+            _replace_first_page(copy, fresh.read_bytes())
+            yield from _read_good_rows(copy)
 
-    def __init__(self) -> None:
-        self.n_bad = 0
-        self._until = time.monotonic() + _SALVAGE_S
 
-    def read(self, path: Path, directory: Path) -> Iterator[tuple[str, float, bytes]]:
-        """Good rows in order of storing."""
-        n_rows = 0
-        for row in self._rows(path):
-            n_rows += 1
-            yield row
-        if n_rows:
-            return
-        # Nothing at all: perhaps only the first page is lost, and that is the same in
-        # every memo but for two counters. The WAL is left out, it may be what is damaged.
-        self.n_bad = 0
-        with tempfile.TemporaryDirectory(dir=directory, prefix="new-") as folder:
-            fresh = Path(folder) / "fresh.db"
-            copy = Path(folder) / DB_NAME
-            _build(Path(folder), fresh, ())
-            with contextlib.suppress(OSError):
-                shutil.copyfile(path, copy)
-                _replace_first_page(copy, fresh.read_bytes())
-                yield from self._rows(copy)
-
-    def _rows(self, path: Path) -> Iterator[tuple[str, float, bytes]]:
+def _read_good_rows(path: Path) -> Iterator[tuple[str, float, bytes]]:
+    until = time.monotonic() + _SALVAGE_S
+    try:
+        con = connect(path, wait_s=1.0)
+    except sqlite3.Error:
+        return
+    with contextlib.closing(con):
+        con.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        # Sealed rows are above 60 bytes, so that there are fewer than this. A damaged page
+        # may claim any number.
+        most = os.path.getsize(path) // 32 + 1
         try:
-            con = connect(path, wait_s=1.0)
+            ((last,),) = con.execute("SELECT max(rowid) FROM Cache NOT INDEXED").fetchall()
+            last = min(last or 0, most)
         except sqlite3.Error:
-            return
-        with contextlib.closing(con):
-            con.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            last = most
+        spans = [(0, last)]
+        while spans and time.monotonic() < until:
+            low, high = spans.pop()
+            part = min(high, low + 4999)
+            if part < high:
+                spans.append((part + 1, high))
             try:
-                ((last,),) = con.execute("SELECT max(rowid) FROM Cache").fetchall()
-                con.execute("SELECT 1 FROM Cache NOT INDEXED LIMIT 1").fetchall()
-            except (sqlite3.Error, ValueError):
-                # Sealed rows are above 60 bytes, so that a page holds fewer than 64.
-                last = max(1, os.path.getsize(path) // 64)
-            spans = [(0, int(last or 0))]
-            while spans and time.monotonic() < self._until:
-                low, high = spans.pop()
-                try:
-                    found = con.execute(
-                        "SELECT key, store_time, value FROM Cache NOT INDEXED"
-                        " WHERE rowid BETWEEN ? AND ? AND raw = 1 AND mode = 1 ORDER BY rowid",
-                        (low, high if high - low < 5000 else low + 4999),
-                    ).fetchall()
-                except sqlite3.Error:
-                    if high > low:
-                        middle = (low + high) // 2
-                        spans += [(middle + 1, high), (low, middle)]
-                    else:
-                        self.n_bad += 1
-                    continue
-                if high - low >= 5000:
-                    spans.append((low + 5000, high))
-                for name, stored, value in found:
-                    try:
-                        if name != FORMAT_ROW:
-                            unseal(value, name)
-                            yield name, stored if isinstance(stored, float) else 0.0, value
-                    except (DamagedRowError, AttributeError):
-                        self.n_bad += 1
+                found = con.execute(
+                    "SELECT key, store_time, value FROM Cache NOT INDEXED"
+                    " WHERE rowid BETWEEN ? AND ? AND raw = 1 AND mode = 1 ORDER BY rowid",
+                    (low, part),
+                ).fetchall()
+            except sqlite3.Error:
+                if part > low:
+                    middle = (low + part) // 2
+                    spans += [(middle + 1, part), (low, middle)]
+                continue
+            for name, stored, value in found:
+                if type(name) is str and name != FORMAT_ROW:
+                    with contextlib.suppress(DamagedRowError):
+                        unseal(value, name)
+                        yield name, stored if isinstance(stored, float) else 0.0, value
 
 
 def _replace_first_page(path: Path, fresh: bytes) -> None:

@@ -1,20 +1,32 @@
-"""Files: written as a whole or not at all, opened packed or plain, JSON read strictly."""
+"""Files: written as a whole or not at all; read packed or plain; JSON, CSV, Parquet taken strictly.
+
+Nothing here knows steps or records. Damage is an error with its place, never another value.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import gzip
 import io
 import json
 import os
+import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator
-from typing import IO, Any, BinaryIO, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import IO, Any, BinaryIO, NoReturn, cast
 
 import orjson
 
+from datafast_nb.errors import SourceError
+
+Conversion = Callable[[str], Any]
+"""Text of a cell to its value."""
+
+_SHOWN_CHARS = 60
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -69,6 +81,17 @@ def partial_path(path: str, suffix: str) -> str:
 def is_packed(path: str) -> bool:
     """Whether the name says that the file is compressed by gzip."""
     return path.lower().endswith(".gz")
+
+
+@contextlib.contextmanager
+def packed(file: BinaryIO, path: str) -> Iterator[IO[bytes]]:
+    """`file`, or a compressor into it where `path` ends in ".gz"; `file` stays open."""
+    if not is_packed(path):
+        yield file
+        return
+    # Without name and time inside, the same content gives the same bytes.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as out:
+        yield cast(IO[bytes], out)
 
 
 def open_binary(path: str) -> IO[bytes]:
@@ -151,6 +174,245 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} occurs twice")
     return record
+
+
+def json_error(path: str, exc: ValueError, text: bytes, line: int | None = None) -> SourceError:
+    """The error that names file, place and remedy for what `parse_json` refused."""
+    place = path
+    reason = str(exc)
+    if isinstance(exc, json.JSONDecodeError):
+        place += f", line {line or exc.lineno}, column {exc.colno}"
+        reason = exc.msg
+    elif line is not None:
+        place += f", line {line}"
+    remedy = "mend or remove the line"
+    if line is None:
+        remedy = 'mend the file; if it holds one object per line, write format="jsonl"'
+    elif isinstance(exc, UnicodeDecodeError):
+        remedy = 'name the encoding of the file, such as encoding="cp1252"'
+    elif not text.endswith(b"\n"):
+        remedy = "it is the last line and has no line end: the file was probably cut off there"
+    start = text[:400].decode(errors="replace").strip()
+    start = start if len(start) <= _SHOWN_CHARS else start[:_SHOWN_CHARS] + "…"
+    return SourceError(f"{place} is not readable JSON ({reason}); {remedy}. It starts: {start}")
+
+
+class CsvTable:
+    """A CSV file whose columns have one type each, decided by the whole file.
+
+    Parameters
+    ----------
+    dialect
+        Parameters of `csv.reader`.
+    names
+        Columns of a file without header.
+    dtype
+        str, int, float or bool, or a dict of column to one of these; other columns are open.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        encoding: str,
+        dialect: Mapping[str, Any],
+        *,
+        names: Sequence[str] | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self.path = path
+        self.encoding = encoding
+        self.dialect = dialect
+        self.names = names
+        self.dtype = dtype
+
+    def header(self) -> list[str]:
+        """Columns; empty for an empty file."""
+        return next(self._cells())
+
+    def rows(self, conversions: Sequence[Conversion]) -> Iterator[dict[str, Any]]:
+        """Rows as dicts, None for empty cells; `conversions` as given by `conversions()`."""
+        cells = self._cells()
+        names = next(cells)
+        for index, row in enumerate(cells):
+            try:
+                yield {
+                    name: (convert(cell) if cell else None)
+                    for name, convert, cell in zip(names, conversions, row, strict=True)
+                }
+            except (ValueError, KeyError) as exc:
+                raise SourceError(
+                    f"{self.path}, record {index}: a cell does not fit dtype= ({exc})"
+                ) from exc
+
+    def conversions(self) -> list[Conversion]:
+        """What turns the text of a cell into its value, for each column. Reads the whole file."""
+        cells = self._cells()
+        names = next(cells)
+        for name in self.dtype if isinstance(self.dtype, Mapping) else ():
+            if name not in names:
+                raise SourceError(
+                    f"dtype= names the column {name!r}; {self.path} has: {', '.join(names)}"
+                )
+        forced = [_forced_conversion(self.dtype, name) for name in names]
+        undecided = [i for i, conversion in enumerate(forced) if conversion is None]
+        kinds = dict.fromkeys(undecided, _KINDS)
+        seen: set[int] = set()
+        while undecided and (piece := list(islice(cells, 4_000))):
+            for i in undecided:
+                texts = {row[i] for row in piece} - _MISSING
+                if texts:
+                    seen.add(i)
+                    kinds[i] = [kind for kind in kinds[i] if all(map(kind[0], texts))]
+            undecided = [i for i in undecided if kinds[i]]
+        return [
+            conversion or (kinds[i][0][1] if i in seen and kinds[i] else str)
+            for i, conversion in enumerate(forced)
+        ]
+
+    def _cells(self) -> Iterator[list[str]]:
+        """Header, then one list of texts per row, each of the header's length."""
+        # Cells are texts of any length here; the module's limit is 131,072 characters.
+        csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))
+        with open_text(self.path, self.encoding, newline="") as text:
+            reader = csv.reader(text, **self.dialect)
+            try:
+                names = self._header(reader)
+                yield names
+                end = reader.line_num
+                for row in reader:
+                    if len(row) != len(names) and row:
+                        self._refuse_ragged(row, names, end + 1)
+                    end = reader.line_num
+                    if row:
+                        yield row
+            except csv.Error as exc:
+                raise SourceError(
+                    f"{self.path}, line {reader.line_num} is not readable CSV ({exc}); mend the "
+                    "quotes there, or name the dialect with sep=, quotechar=, strict=False"
+                ) from exc
+
+    def _header(self, reader: Iterator[list[str]]) -> list[str]:
+        names = self.names if self.names is not None else next((row for row in reader if row), [])
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise SourceError(
+                f"{self.path} has several columns named {', '.join(map(repr, twice))}; rename "
+                "them in the header, or give names=[...]"
+            )
+        return list(names)
+
+    def _refuse_ragged(self, row: list[str], names: list[str], line: int) -> NoReturn:
+        hint = "a cell with the separator in it needs quotes"
+        if len(row) < len(names):
+            hint = "if it is the last line, the file was probably cut off there"
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+            hint = "if another separator is used, give sep="
+        raise SourceError(
+            f"{self.path}, line {line} has {len(row)} cells, the header has {len(names)} "
+            f"({', '.join(names)[:_SHOWN_CHARS]}); {hint}"
+        )
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise ValueError for a `dtype` that CsvTable does not take."""
+    for kind in dtype.values() if isinstance(dtype, Mapping) else [dtype]:
+        _forced_conversion(kind, "")
+
+
+_MISSING = frozenset({"", "NA", "N/A", "NaN", "nan", "null", "None"})
+_INT = re.compile(r" *(?:0|-?[1-9][0-9]{0,999}) *").fullmatch
+_FLOAT = re.compile(
+    r" *-?(?:(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|inf) *"
+).fullmatch
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+
+
+def _to_int(cell: str) -> int | None:
+    return None if cell in _MISSING else int(cell)
+
+
+def _to_float(cell: str) -> float | None:
+    return None if cell in _MISSING else float(cell)
+
+
+def _to_bool(cell: str) -> bool | None:
+    return None if cell in _MISSING else _BOOLS[cell]
+
+
+# Tried in this order: test of one cell, conversion of one cell.
+_KINDS: list[tuple[Callable[[str], Any], Conversion]] = [
+    (_INT, _to_int),
+    (_FLOAT, _to_float),
+    (_BOOLS.__contains__, _to_bool),
+]
+_CONVERSIONS: dict[str, Conversion] = {
+    "str": str,
+    "string": str,
+    "object": str,
+    "int": _to_int,
+    "int64": _to_int,
+    "float": _to_float,
+    "float64": _to_float,
+    "bool": _to_bool,
+}
+
+
+def _forced_conversion(dtype: Any, column: str) -> Conversion | None:
+    """What `dtype` asks for; None where it leaves the column open."""
+    kind = dtype.get(column) if isinstance(dtype, Mapping) else dtype
+    if kind is None:
+        return None
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    if name not in _CONVERSIONS:
+        raise ValueError(f"dtype= takes str, int, float or bool, not {kind!r}")
+    return _CONVERSIONS[name]
+
+
+class ParquetTable:
+    """A Parquet file, or some of its columns; errors are SourceErrors naming the file."""
+
+    def __init__(self, path: str, columns: Sequence[str] | None = None) -> None:
+        self.path = path
+        self.columns = columns
+
+    def header(self) -> list[str]:
+        """Columns in the order of the file."""
+        with self._open() as file:
+            return self._names(file)
+
+    def count(self) -> int:
+        """Number of rows, from the file's metadata."""
+        with self._open() as file:
+            return int(file.metadata.num_rows)
+
+    def rows(self, chunk: int) -> Iterator[list[dict[str, Any]]]:
+        """Rows as dicts, in pieces of at most `chunk`."""
+        with self._open() as file:
+            names = self._names(file)
+            for batch in file.iter_batches(batch_size=chunk, columns=names):
+                columns = [column.to_pylist() for column in batch.columns]
+                rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
+                yield [dict(zip(names, row, strict=True)) for row in rows]
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                yield file
+        except (pa.ArrowException, OSError) as exc:
+            raise SourceError(f"{self.path} is not a readable Parquet file: {exc}") from exc
+
+    def _names(self, file: Any) -> list[str]:
+        names = list(file.schema_arrow.names)
+        if len(set(names)) < len(names):
+            raise SourceError(f"{self.path} has several columns of the same name: {names}")
+        for name in self.columns or ():
+            if name not in names:
+                raise SourceError(f"{self.path} has no column {name!r}; it has: {', '.join(names)}")
+        return [name for name in names if self.columns is None or name in self.columns]
 
 
 def _former(target: str) -> os.stat_result | None:

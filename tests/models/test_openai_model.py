@@ -13,13 +13,8 @@ from stub_server import FAULTS, StubServer
 
 from datafast_nb.errors import LLMError, MissingKeyError
 from datafast_nb.models.base import RETRYABLE, Message, Request, Response
-from datafast_nb.models.openai import (
-    OpenAICompatibleModel,
-    OpenAIModel,
-    capabilities,
-    request_body,
-    strict_schema,
-)
+from datafast_nb.models.chat import capabilities, request_body, strict_schema
+from datafast_nb.models.openai import OpenAICompatibleModel, OpenAIModel
 from datafast_nb.options import options
 
 KEY = "sk-test-Zq8Lm3Xw9Tr5Kd7V"
@@ -418,3 +413,5 @@ def test_clients_own_retries_are_off_and_its_bodies_are_ours():
 def test_max_in_flight_is_the_models_parallel():
     model = OpenAIModel("m", max_in_flight=3)
     assert (model.parallel, model.with_(max_in_flight=7).parallel) == (3, 7)
+    assert model.with_(parallel=9).max_in_flight == 9
+    assert model.with_(endpoint="mine").identity()["endpoint"] == "mine"

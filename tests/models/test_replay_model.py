@@ -8,7 +8,10 @@ from datafast_nb.errors import LLMError, MemoError
 from datafast_nb.models.base import Request, Response
 from datafast_nb.models.pricing import price_of
 from datafast_nb.models.replay import ReplayModel
-from datafast_nb.store.keys import RequestKeys
+from datafast_nb.store.exchange import FORMAT, FORMAT_VERSION
+from datafast_nb.store.keys import KEY_VERSION, RequestKeys
+from datafast_nb.store.memo import Memo
+from datafast_nb.store.rows import Reply
 
 GPT = {"provider": "openai", "endpoint": "", "model": "gpt-4o"}
 OTHER = {"provider": "local", "endpoint": "sha256:0", "model": "tiny"}
@@ -43,7 +46,7 @@ def reply(text: str, verdict="usable", **more) -> dict:
 def write(tmp_path):
     def write(*entries):
         path = tmp_path / "calls.jsonl"
-        lines = [{"format": "some header"}, *entries]
+        lines = [{FORMAT: FORMAT_VERSION, "key_version": KEY_VERSION}, *entries]
         path.write_bytes(b"\n".join(orjson.dumps(line) for line in lines) + b"\n")
         return path
 
@@ -148,3 +151,26 @@ def test_pickled_recording_goes_on_where_it_was(write):
     model = ReplayModel(write(entry(request(), reply("1")), entry(request(), reply("2"))))
     ask(model, request())
     assert ask(pickle.loads(pickle.dumps(model)), request()).text == "2"
+
+
+def test_export_of_a_memo_is_a_recording(tmp_path):
+    memo = Memo(tmp_path / "memo")
+    errors: list[BaseException | None] = []
+    for label, text in (("row-a", "one"), ("row-b", "two")):
+        stored = Reply(text, "usable", input_tokens=4, output_tokens=1, model="gpt-4o-2024")
+        key = entry(request())["key"]
+        memo.put(key, label, stored, identity=GPT, done=errors.append)
+    memo.flush()
+    memo.export(tmp_path / "calls.jsonl")
+    memo.close()
+    assert errors == [None, None]
+    model = ReplayModel(tmp_path / "calls.jsonl")
+    assert [ask(model, request()).text for _ in range(2)] == ["one", "two"]
+    assert model.identity() == GPT
+
+
+def test_recording_of_another_version_is_refused(write):
+    path = write(entry(request(), reply("x")))
+    path.write_bytes(path.read_bytes().replace(b'"key_version":', b'"key_version":9'))
+    with pytest.raises(MemoError, match=r"line 1: .*another version"):
+        ReplayModel(path)

@@ -54,9 +54,7 @@ def test_rows_of_equal_identity_are_told_apart() -> None:
 
 
 def test_seeds_give_different_samples_and_each_row_its_turn() -> None:
-    counts = Counter(
-        i for seed in range(300) for i in Sample(n=20, seed=seed).choose(RECORDS, IDS)
-    )
+    counts = Counter(i for seed in range(300) for i in Sample(n=20, seed=seed).choose(RECORDS, IDS))
     assert len(counts) == 200
     assert max(counts.values()) < 60  # 30 expected, standard deviation 5.2
 
@@ -119,8 +117,7 @@ def test_items_are_drawn_by_seed_and_token(
 
 @pytest.mark.parametrize("replace", [False, True])
 def test_single_weighted_draws_follow_the_weights(replace: bool) -> None:
-    sample = Sample(list("abcd"), n=1, strategy="weighted",
-                    by=[0.5, 0.3, 0.2, 0], replace=replace)
+    sample = Sample(list("abcd"), n=1, strategy="weighted", by=[0.5, 0.3, 0.2, 0], replace=replace)
     counts = Counter(sample.draw(f"record {i}")[0] for i in range(4000))
     assert counts[3] == 0
     for index, weight in enumerate([0.5, 0.3, 0.2]):

@@ -67,12 +67,17 @@ def test_product_takes_dimensions_of_several_columns() -> None:
         Seed.expand("x", "y", {0: [5, 6]}),
     )
     assert [list(r.values()) for r in rows(seed)] == [
-        [1, 3, 0, 5], [1, 3, 0, 6], [2, 4, 0, 5], [2, 4, 0, 6],
+        [1, 3, 0, 5],
+        [1, 3, 0, 6],
+        [2, 4, 0, 5],
+        [2, 4, 0, 6],
     ]
 
 
 def test_a_huge_product_costs_nothing_until_it_is_read() -> None:
-    seed = Seed.product(Seed.range("a", 1, 10**9), Seed.range("b", 1, 10**12), Seed.range("c", 0, 0))
+    seed = Seed.product(
+        Seed.range("a", 1, 10**9), Seed.range("b", 1, 10**12), Seed.range("c", 0, 0)
+    )
     assert seed.count() == 10**21
     assert next(iter(seed.read(2))) == [{"a": 1, "b": 1, "c": 0}, {"a": 1, "b": 2, "c": 0}]
     assert Seed.range("a", 0, 2**70).count() == 2**70 + 1

@@ -4,7 +4,6 @@ import copy
 import datetime as dt
 import gzip
 import json
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,6 @@ def file_rows(path: Path, text: str | bytes, **kwargs: Any) -> list[Any]:
     return rows(Source.file(path, **kwargs))
 
 
-# Lists
-
-
 def test_list_gives_its_records_and_keeps_its_own_list() -> None:
     records = [{"a": 1}, {"b": 2, "a": 3}, {"c": 4}]
     source = Source.list(records)
@@ -61,9 +57,6 @@ def test_list_refuses_what_is_no_list(wrong: Any, hint: str) -> None:
         Source.list(wrong)
 
 
-# Frames
-
-
 def test_frame_rows_are_plain_and_missing_values_none() -> None:
     frame = pd.DataFrame(
         {
@@ -80,12 +73,36 @@ def test_frame_rows_are_plain_and_missing_values_none() -> None:
     )
     found = rows(Source.dataframe(frame))
     assert found == [
-        {"i": 1, "f": 1.5, "text": "a", "n": 1, "ok": True, "when": dt.datetime(2020, 1, 1),
-         "kind": "x", "mixed": [1]},
-        {"i": 2, "f": None, "text": None, "n": None, "ok": False, "when": None,
-         "kind": None, "mixed": None},
-        {"i": 3, "f": 2.0, "text": "c", "n": 3, "ok": True, "when": dt.datetime(2020, 1, 3),
-         "kind": "y", "mixed": Decimal("1.5")},
+        {
+            "i": 1,
+            "f": 1.5,
+            "text": "a",
+            "n": 1,
+            "ok": True,
+            "when": dt.datetime(2020, 1, 1),
+            "kind": "x",
+            "mixed": [1],
+        },
+        {
+            "i": 2,
+            "f": None,
+            "text": None,
+            "n": None,
+            "ok": False,
+            "when": None,
+            "kind": None,
+            "mixed": None,
+        },
+        {
+            "i": 3,
+            "f": 2.0,
+            "text": "c",
+            "n": 3,
+            "ok": True,
+            "when": dt.datetime(2020, 1, 3),
+            "kind": "y",
+            "mixed": Decimal("1.5"),
+        },
     ]
     plain = {int, float, str, bool, dt.datetime, type(None), list, Decimal}
     assert {type(v) for r in found for v in r.values()} <= plain
@@ -131,11 +148,10 @@ def test_frame_refuses_what_it_cannot_keep(wrong: Any, error: type[Exception], h
         Source.dataframe(wrong)
 
 
-# JSON Lines and JSON
-
-
 def test_jsonl_keeps_values_and_skips_blank_lines(tmp_path: Path) -> None:
-    text = '\ufeff{"a": 1, "b": [1, {"c": null}]}\n\n  \r\n{"a": 36893488147419103233}\r\n{"z": "é"}'
+    text = (
+        '\ufeff{"a": 1, "b": [1, {"c": null}]}\n\n  \r\n{"a": 36893488147419103233}\r\n{"z": "é"}'
+    )
     path = tmp_path / "a.jsonl"
     assert file_rows(path, text) == [{"a": 1, "b": [1, {"c": None}]}, {"a": 2**65 + 1}, {"z": "é"}]
     source = Source.file(path)
@@ -149,9 +165,12 @@ def test_jsonl_keeps_values_and_skips_blank_lines(tmp_path: Path) -> None:
     st.lists(
         st.dictionaries(
             st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
-            st.none() | st.integers() | st.booleans()
+            st.none()
+            | st.integers()
+            | st.booleans()
             | st.floats(allow_nan=False, allow_infinity=False)
-            | st.text(st.characters(exclude_categories=["Cs"])) | st.lists(st.integers()),
+            | st.text(st.characters(exclude_categories=["Cs"]))
+            | st.lists(st.integers()),
             max_size=4,
         ),
         max_size=6,
@@ -172,13 +191,16 @@ def test_json_files_give_back_any_records(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1}\n{"a": }\n{"a": 2}\n', r"a\.jsonl, line 2, column 7 .*mend.*starts: \{\"a\": \}"),
+        (
+            '{"a": 1}\n{"a": }\n{"a": 2}\n',
+            r"a\.jsonl, line 2, column 7 .*mend.*starts: \{\"a\": \}",
+        ),
         ('{"a": 1}\n{"a": "tor', "line 2.*cut off"),
         ('{"a": 1, "a": 2}\n', "line 1.*'a' occurs twice"),
         ("[1, 2]\n", 'line 1 holds a list.*format="json"'),
         ('{"a": 1}\n{"a": "\\ud83d"}\n', "line 2.*surrogates"),
         (b'{"a": "\xe9"}\n', "line 1.*encoding"),
-        ("{" * 200_000 + "\n", "line 1 is not readable"),
+        ('{"a": ' + "[" * 200_000 + "\n", "line 1 is not readable.*deep"),
     ],
 )
 def test_a_bad_line_is_named_with_the_remedy(
@@ -211,6 +233,7 @@ def test_json_takes_arrays_wrapped_arrays_and_lines(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ('{"a": 1}', "one object with the keys a"),
+        ('{"text": "a", "tags": [{"x": 1}]}', "one object with the keys text, tags"),
         ("5", "holds a int"),
         ('[{"a": 1}, 2]', "element 1"),
         ('[{"a": 1},\n{"a": ]', "line 2, column 7"),
@@ -231,9 +254,6 @@ def test_packed_files_are_read_and_damage_is_named(tmp_path: Path) -> None:
             file_rows(tmp_path / "a.jsonl.gz", damaged)
 
 
-# Text
-
-
 def test_txt_gives_every_line(tmp_path: Path) -> None:
     found = file_rows(tmp_path / "a.txt", "one\n\n two \r\nthree\u2028four", text_column="line")
     assert [r["line"] for r in found] == ["one", "", " two ", "three\u2028four"]
@@ -243,19 +263,27 @@ def test_txt_gives_every_line(tmp_path: Path) -> None:
     assert file_rows(tmp_path / "b.txt", b"caf\xe9\n", encoding="cp1252") == [{"text": "café"}]
 
 
-# CSV
-
-
 def test_csv_columns_have_one_type_over_the_whole_file(tmp_path: Path) -> None:
     lines = ["id,zip,n,x,ok,late,note"]
     lines += [f"{i},00{i},{i if i % 2 else ''},{i}.5,{i % 2 == 0},{i}," for i in range(5_000)]
     lines += ['9,007,-3,1e3,true,word,"a, ""b""\nc"']
     found = file_rows(tmp_path / "a.csv", "\n".join(lines))
     assert found[3] == {
-        "id": 3, "zip": "003", "n": 3, "x": 3.5, "ok": False, "late": "3", "note": None,
+        "id": 3,
+        "zip": "003",
+        "n": 3,
+        "x": 3.5,
+        "ok": False,
+        "late": "3",
+        "note": None,
     }
     assert found[-1] == {
-        "id": 9, "zip": "007", "n": -3, "x": 1000.0, "ok": True, "late": "word",
+        "id": 9,
+        "zip": "007",
+        "n": -3,
+        "x": 1000.0,
+        "ok": True,
+        "late": "word",
         "note": 'a, "b"\nc',
     }
     assert {type(r["n"]) for r in found} == {int, type(None)}
@@ -289,7 +317,8 @@ def test_csv_cells_become_numbers_only_where_nothing_is_lost(
 @given(
     st.lists(
         st.tuples(st.integers(-(10**6), 10**6), st.floats(-1e9, 1e9), st.booleans()),
-        min_size=1, max_size=8,
+        min_size=1,
+        max_size=8,
     )
 )
 def test_csv_types_agree_with_pandas(
@@ -304,7 +333,8 @@ def test_csv_types_agree_with_pandas(
 def test_csv_options(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     assert file_rows(path, "1;x\n2;y\n", sep=";", names=["n", "t"]) == [
-        {"n": 1, "t": "x"}, {"n": 2, "t": "y"},
+        {"n": 1, "t": "x"},
+        {"n": 2, "t": "y"},
     ]
     assert file_rows(path, "n,m\n1,2\n", dtype=str) == [{"n": "1", "m": "2"}]
     assert file_rows(path, "n,m\n1,2\n", dtype={"n": str, "m": float}) == [{"n": "1", "m": 2.0}]
@@ -347,9 +377,6 @@ def test_a_changed_file_gets_new_types_and_a_new_version(tmp_path: Path) -> None
     assert rows(source) == [{"a": "1"}, {"a": "word"}]
 
 
-# Parquet
-
-
 def test_parquet_keeps_types(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     records = [
@@ -362,7 +389,9 @@ def test_parquet_keeps_types(tmp_path: Path) -> None:
     assert rows(source) == records
     assert source.count() == 3
     assert source.columns() == ["d", "m", "l", "t", "n"]
-    assert rows(Source.file(path, columns=["n", "t"])) == [{"t": r["t"], "n": r["n"]} for r in records]
+    assert rows(Source.file(path, columns=["n", "t"])) == [
+        {"t": r["t"], "n": r["n"]} for r in records
+    ]
     with pytest.raises(SourceError, match="no column 'q'"):
         rows(Source.file(path, columns=["q"]))
 
@@ -372,13 +401,10 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"a": list(range(1000))}), path)
     path.write_bytes(path.read_bytes()[:keep])
-    for use in (rows, SourceStep.columns.__get__, lambda s: s.count()):
-        if use is rows or use.__name__ == "<lambda>":
-            with pytest.raises(SourceError, match=r"a\.parquet is not a readable Parquet"):
-                use(Source.file(path))
-
-
-# Paths
+    source = Source.file(path)
+    for use in (lambda: rows(source), source.columns, source.count):
+        with pytest.raises(SourceError, match=r"a\.parquet is not a readable Parquet"):
+            use()
 
 
 def test_a_missing_file_is_named_in_full_with_similar_names(
@@ -391,7 +417,7 @@ def test_a_missing_file_is_named_in_full_with_similar_names(
         with pytest.raises(SourceError, match=r"question\.jsonl.*questions\.jsonl") as caught:
             use()
         assert str(tmp_path) in str(caught.value)
-    with pytest.raises(SourceError, match="folder .*nowhere does not exist"):
+    with pytest.raises(SourceError, match=r"folder .*nowhere does not exist"):
         rows(Source.file("nowhere/a.csv"))
     with pytest.raises(SourceError, match="is a folder"):
         rows(Source.file(tmp_path, format="csv"))
@@ -404,7 +430,7 @@ def test_paths_are_looked_up_when_the_file_is_read(
     (tmp_path / "late.txt").write_text("one\n")
     monkeypatch.chdir(tmp_path)
     assert rows(source) == [{"text": "one"}]
-    os.chdir("/")
+    monkeypatch.chdir(tmp_path.parent)
     with pytest.raises(SourceError, match="no file"):
         rows(source)
 

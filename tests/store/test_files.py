@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 from datafast_nb.store.files import atomic_write, parse_json, partial_path, read_lines
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=4
+        )
+    ),
     max_leaves=12,
 )
 
@@ -96,7 +103,11 @@ def test_a_disk_that_fills_up_at_any_point_leaves_the_former_file(tmp_path: Path
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(path)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.split() == ["27"] * 6, done.stderr  # EFBIG
     assert path.read_bytes() == b"old"
@@ -178,3 +189,22 @@ def test_lines_end_at_line_feeds_alone_and_lose_the_byte_order_mark(tmp_path: Pa
         chosen = "utf-16" if encoding == "utf-16" else "utf-8-sig"
         assert b"".join(read_lines(str(path), chosen)).decode() == text
         assert len(list(read_lines(str(path), chosen))) == 3
+
+
+@pytest.mark.parametrize(
+    "moment", ["f.write(b'half'); die()", "f.write(b'whole'); f.flush(); die()"]
+)
+def test_a_kill_while_writing_leaves_the_former_file(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"old")
+    code = (
+        "import os, sys\n"
+        "from datafast_nb.store.files import atomic_write\n"
+        "def die(): os.kill(os.getpid(), 9)\n"
+        f"def write(f): {moment}\n"
+        "atomic_write(sys.argv[1], write)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False)
+    assert done.returncode == -9
+    assert path.read_bytes() == b"old"

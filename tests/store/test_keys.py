@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 import subprocess
 import sys
 from typing import Any
@@ -11,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import datafast_nb.models
 from datafast_nb.errors import MemoError
 from datafast_nb.models.base import Message, Model, Request
+from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.memo import KEY_FIELDS, RequestKeys
 
 IDENTITY = {"provider": "openai", "endpoint": "", "model": "gpt-4o-mini"}
@@ -43,6 +48,31 @@ def test_every_field_of_a_request_is_classified(field: str) -> None:
 
 def test_every_part_of_a_models_identity_is_classified_as_key() -> None:
     assert all(KEY_FIELDS[name][0] for name in Model().identity())
+
+
+def _configurable() -> list[type]:
+    for module in pkgutil.iter_modules(datafast_nb.models.__path__):
+        importlib.import_module(f"datafast_nb.models.{module.name}")
+    found: list[type] = [LLMStep]
+    todo: list[type] = [Model]
+    while todo:
+        for cls in todo.pop().__subclasses__():
+            todo.append(cls)
+            if cls.__module__.startswith("datafast_nb.models."):
+                found.append(cls)
+    return found
+
+
+def test_every_setting_of_steps_and_models_is_classified() -> None:
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    unclassified = {
+        f"{cls.__name__}.{name}"
+        for cls in _configurable()
+        if "__init__" in vars(cls)
+        for name, parameter in list(inspect.signature(cls).parameters.items())
+        if name not in KEY_FIELDS and parameter.kind not in variadic
+    }
+    assert unclassified == set()
 
 
 def test_keys_and_delivery_settings_stay_out() -> None:

@@ -1,0 +1,116 @@
+"""From the calls of an LLM step to its output records, fates and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from datafast_nb.lineage import Table
+from datafast_nb.models.base import Message
+from datafast_nb.records import FLAT_TYPES, Record
+from datafast_nb.results import CallError, CallRow, StepRun
+from datafast_nb.steps.expansion import Variant
+from datafast_nb.steps.llm import LLMStep
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A call's place in the step: its row, and what is needed to ask."""
+
+    row: CallRow
+    variant: Variant
+    messages: list[Message]
+    followers: list[Slot] = field(default_factory=list)
+    """Calls of this run that want the same draw."""
+
+
+def assemble(
+    run: StepRun,
+    step: LLMStep,
+    table: Table,
+    slots_of: Sequence[list[Slot] | None],
+    bad_prompts: Mapping[int, str],
+    selected: Sequence[int] | None,
+) -> Table:
+    """The output records in input order; fills the step's fates, errors and parents.
+
+    Parameters
+    ----------
+    slots_of
+        Calls of each record; None: not planned; []: skipped.
+    bad_prompts
+        Why the prompt of a record could not be written.
+    selected
+        Indices of the records that the limit let through; None: all.
+    """
+    out: list[Record] = []
+    ids: list[str] = []
+    parents: list[int] = []
+    call_of: list[int] = []
+    flat = table.flat
+    fates = run.fates
+    row_ids = table.row_ids or [""] * len(table)
+    chosen = None if selected is None else set(selected)
+    at = 0  # index of the record's first call among the step's calls
+    for i, record in enumerate(table.records):
+        slots = slots_of[i]
+        if chosen is not None and i not in chosen:
+            fates.beyond_limit += 1
+            continue
+        if slots is None:
+            fates.waiting += 1
+            continue
+        if not slots and i not in bad_prompts:
+            fates.skipped += 1
+            out.append(step.skipped(record))
+            ids.append(row_ids[i])
+            parents.append(i)
+            call_of.append(-1)
+            continue
+        n_good = n_bad = 0
+        for k, slot in enumerate(slots):
+            row = slot.row
+            if row.values is not None:
+                n_good += 1
+                out.append(step.output(record, row.values, slot.variant, row.output_index))
+                if flat and not FLAT_TYPES.issuperset(map(type, row.values.values())):
+                    flat = False
+                ids.append(row_ids[i])
+                parents.append(i)
+                call_of.append(at + k)
+            elif row.status == "failed":
+                n_bad += 1
+                run.errors.append(_call_error(i, record, slot))
+        at += len(slots)
+        if i in bad_prompts:
+            n_bad += 1
+            run.errors.append(
+                CallError(run.name, i, "prompt", bad_prompts[i], "", "", "", None, None, record)
+            )
+        if n_good:
+            fates.advanced += 1
+            run.partly_failed += bool(n_bad)
+        elif n_bad:
+            fates.failed += 1
+        else:
+            fates.waiting += 1
+    run.parents.add(len(table), len(out), parents)
+    run.call_of = call_of
+    run.n_in, run.n_out = len(table), len(out)
+    return Table(out, flat, ids)
+
+
+def _call_error(i: int, record: Record, slot: Slot) -> CallError:
+    row = slot.row
+    return CallError(
+        step=row.step,
+        record=i,
+        kind=row.verdict,
+        error=row.error,
+        model=row.model,
+        key=row.key,
+        label=row.label,
+        text=row.text,
+        prompt=slot.messages[-1]["content"],
+        input=record,
+    )
