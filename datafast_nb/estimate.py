@@ -188,7 +188,7 @@ def _llm_estimate(run: StepRun, step: LLMStep, pending_in: float) -> tuple[StepE
         records_out=out,
         is_exact=pending_in == 0,
         llm_calls=len(distinct) if not further else n_new,
-        answered=len(answered),
+        answered=len(answered) + len(pending) - len(distinct),
         failed_before=failed,
         models=tuple(m.name for m in step.models),
         estimated_tokens=n_new * (tokens_in + tokens_out),

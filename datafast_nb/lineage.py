@@ -22,19 +22,52 @@ class Table:
     flat: bool = True
     """No record holds a list or dict."""
     row_ids: list[str] | None = None
-    """Identity of the source row of each record; None where no step needed it."""
+    """Identity of each record: of its source row, and of its place among the row's children
+    (`child_ids`); None where no step needed it."""
+    tokens: list[str] | None = None
+    """What decides parameters that are sampled per record; None before the first LLM step."""
 
     def __len__(self) -> int:
         return len(self.records)
 
     def take(self, indices: Sequence[int]) -> Table:
         """The records at `indices`, in that order."""
-        ids = self.row_ids
+        ids, tokens = self.row_ids, self.tokens
         return Table(
             [self.records[i] for i in indices],
             self.flat,
             None if ids is None else [ids[i] for i in indices],
+            None if tokens is None else [tokens[i] for i in indices],
         )
+
+
+def child_id(parent: str, fan_out: int, place: int) -> str:
+    """Identity of a record's child: the first child keeps it, later ones say their place.
+
+    Parameters
+    ----------
+    fan_out
+        Number of the step among those of the pipeline that make several records of one.
+    place
+        Of the child among the children that the step makes of this record, from 0.
+    """
+    return f"{parent}:{fan_out}-{place}" if place else parent
+
+
+def child_ids(ids: Sequence[str], parents: Sequence[int], fan_out: int) -> list[str]:
+    """Identities of the children at the indices `parents`, which stand in ascending order."""
+    out = []
+    last, place = -1, 0
+    for p in parents:
+        place = place + 1 if p == last else 0
+        last = p
+        out.append(f"{ids[p]}:{fan_out}-{place}" if place else ids[p])
+    return out
+
+
+def base_row(identity: str) -> str:
+    """Identity of the source row that a record comes from."""
+    return identity.partition(":")[0]
 
 
 @dataclass(slots=True)

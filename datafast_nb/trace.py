@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datafast_nb.display import html, text, views
+from datafast_nb.lineage import base_row
 from datafast_nb.records import Record, column_names, copy_record
 from datafast_nb.results import CallRow, Result, RunInfo, StepRun
 from datafast_nb.steps.base import SourceStep
@@ -195,7 +196,7 @@ class ResultSource(SourceStep):
         self.n_records = len(result)
         info = result._info
         self.pipeline: Pipeline | None = info.pipeline if info is not None else None
-        self.row_ids = _row_ids(result)
+        self.row_ids, self.tokens = _identities(result)
         calls = result.call_rows if info is not None else []
         self.prior_ranks: dict[tuple[str, str], int] = {}
         """Requests that the Result's own steps made, per key and row: later ones rank behind them."""
@@ -230,21 +231,22 @@ class ResultSource(SourceStep):
     def all_row_ids(self) -> Iterable[str]:
         """Identities of the whole source that the Result came from, as far as they are known."""
         if self.pipeline is None:
-            return self.row_ids or ()
+            return {base_row(i) for i in self.row_ids or ()}
         from datafast_nb.engine.context import source_row_ids  # upward: reads the first source
 
-        rows: set[str] = set(self.row_ids or ())
+        rows = {base_row(i) for i in self.row_ids or ()}
         for step in self.pipeline.steps:
             if isinstance(step, SourceStep):
                 rows |= source_row_ids(step)
         return rows
 
 
-def _row_ids(result: Result) -> list[str] | None:
-    """Identities of a Result's records, where its run knew them."""
+def _identities(result: Result) -> tuple[list[str] | None, list[str] | None]:
+    """Identities and sampling tokens of a Result's records, where its run knew them."""
     if result._info is None or not result._info.steps:
-        return None
+        return None, None
     table = result._info.steps[-1].table
     if table is None or table.row_ids is None or any(i >= len(table.row_ids) for i in result._rows):
-        return None
-    return [table.row_ids[i] for i in result._rows]
+        return None, None
+    ids = [table.row_ids[i] for i in result._rows]
+    return ids, None if table.tokens is None else [table.tokens[i] for i in result._rows]

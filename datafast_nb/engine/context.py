@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from queue import SimpleQueue
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -123,6 +124,11 @@ class RunContext:
         """Raise Stopped if someone asked the run to stop."""
         if self.stop_event.is_set():
             raise Stopped
+
+    @cached_property
+    def has_samples(self) -> bool:
+        """Some LLM step has parameters that are sampled per record."""
+        return any(isinstance(n.step, LLMStep) and n.step.samples for n in self.compiled.nodes)
 
     @property
     def past_deadline(self) -> bool:

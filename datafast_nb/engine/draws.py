@@ -1,8 +1,9 @@
 """Which stored draw answers a call: its own, else one whose row is gone.
 
-A draw is named by the row that asked and its rank among that row's identical requests, so
-that duplicates and several outputs get answers of their own and nothing moves when rows come
-or go. Under an edited source the rows have other identities; their former draws, which no
+A draw is named by the record that asked (its source row, and its place among the row's
+children) and the rank among that record's identical requests, so that duplicates and several
+outputs get answers of their own and nothing moves when rows come or go, or run alone. Under an
+edited source the rows have other identities; their former draws, which no
 row can claim any more, are adopted in input order rather than paid again.
 """
 
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 from datafast_nb.engine.context import RunContext
+from datafast_nb.lineage import base_row
 from datafast_nb.store.memo import Draw
 
 SHARED = "~"
@@ -41,50 +44,79 @@ def draw_label(
     return f"{label}.g{generation}" if generation else label
 
 
-def split_label(label: str) -> tuple[str, str]:
-    """Row identity and generation of a label: "ab12-1.0.g2" → ("ab12-1", "g2")."""
-    parts = label.split(".")
-    generation = parts[-1] if len(parts) > 1 and parts[-1].startswith("g") else ""
-    return parts[0], generation
+def find_draws(
+    ctx: RunContext, wanted: Sequence[Spot]
+) -> tuple[list[Draw | None], dict[int, list[Draw]]]:
+    """The draws that answer the calls at `wanted`, which stand in input order.
 
-
-def find_draws(ctx: RunContext, wanted: Sequence[Spot]) -> list[Draw | None]:
-    """For each place in input order the draw that answers it, own or adopted; None: to be asked."""
+    Returns
+    -------
+    tuple
+        For each place its own draw, or one adopted from a row that is gone, or None. And, for
+        some of the None, draws of the same row under other places (a step before was edited):
+        whether they are free is known when all calls of the step are planned (`adopt`).
+    """
     found = ctx.memo.get_many(wanted)
     for draw in found:
         if draw is not None:
             ctx.claimed.add((draw.key, draw.label))
     missing = {spot[0] for spot, draw in zip(wanted, found, strict=True) if draw is None}
-    if not missing:
-        return found
-    stored = ctx.memo.stored(missing)
+    stored = ctx.memo.stored(missing) if missing else {}
     rows = ctx.all_rows() if stored else None
+    doubtful: dict[int, list[Draw]] = {}
     if rows is None:
-        return found
-    for i, (key, label) in enumerate(wanted):
+        return found, doubtful
+    for i, spot in enumerate(wanted):
         if found[i] is not None:
             continue
-        draw = _orphan(ctx, label, stored.get(key, ()), rows)
-        if draw is None:
-            continue
-        found[i] = draw
-        ctx.claimed.add((key, draw.label))
-        if not ctx.settings.dry and ctx.memo.mode != "replay":
-            ctx.memo.link(key, label, draw.label)
-    return found
+        name = _Name.of(spot[1])
+        gone, moved = [], []
+        for draw in stored.get(spot[0], ()):
+            names = [_Name.of(known) for known in draw.labels or (draw.label,)]
+            if any(n.row == SHARED or n.generation != name.generation for n in names):
+                continue
+            if all(n.row not in rows for n in names):
+                gone.append(draw)
+            elif all(n.row not in rows or (n.row, n.rank) == (name.row, name.rank) for n in names):
+                moved.append(draw)
+        # Best the draw of the same place in its row, so that duplicates keep their order.
+        gone.sort(key=lambda d: (_Name.of(d.label).place != name.place, d.replies[0].created))
+        found[i] = adopt(ctx, spot, gone)
+        if found[i] is None and moved:
+            doubtful[i] = moved
+    return found, doubtful
 
 
-def _orphan(
-    ctx: RunContext, label: str, candidates: Sequence[Draw], rows: frozenset[str]
-) -> Draw | None:
-    _, generation = split_label(label)
+def adopt(ctx: RunContext, spot: Spot, candidates: Sequence[Draw]) -> Draw | None:
+    """The first of the candidates that this run does not use yet; it gets the label as well."""
     for draw in candidates:
-        if (draw.key, draw.label) in ctx.claimed:
-            continue
-        parts = [split_label(known) for known in draw.labels or (draw.label,)]
-        if all(row not in rows and row != SHARED and g == generation for row, g in parts):
+        if (draw.key, draw.label) not in ctx.claimed:
+            ctx.claimed.add((draw.key, draw.label))
+            if not ctx.settings.dry and ctx.memo.mode != "replay":
+                ctx.memo.link(spot[0], spot[1], draw.label)
             return draw
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A label taken apart: "ab12-1:3-2.0.g2"."""
+
+    row: str
+    """Of the source row: "ab12-1"."""
+    place: str
+    """What is not the row's content: "-1:3-2.0.g2"."""
+    rank: str
+    generation: str
+
+    @classmethod
+    def of(cls, label: str) -> _Name:
+        identity, *rest = label.split(".")
+        row = base_row(identity)
+        generation = rest[-1] if rest and rest[-1].startswith("g") else ""
+        rank = rest[0] if rest and not rest[0].startswith("g") else ""
+        content = row.partition("-")[0]
+        return cls(row, label[len(content) :], rank, generation)
 
 
 class Asking:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from datafast_nb.engine.context import RunContext
-from datafast_nb.lineage import Table
+from datafast_nb.lineage import Table, child_ids
 from datafast_nb.options import options
 from datafast_nb.records import Record, RowIds, copy_record, normalise_records
 from datafast_nb.results import StepRun
@@ -41,6 +41,7 @@ def chunk_size(ctx: RunContext) -> int:
 def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: bool) -> Chunks:
     """Chunks of a source's rows, normalised, with their identities if some step needs them."""
     given = getattr(source, "row_ids", None)
+    given_tokens = getattr(source, "tokens", None)
     ids = RowIds() if with_ids and given is None else None
     keep = _Keeper(run)
     bound = ctx.settings.source_rows
@@ -60,7 +61,8 @@ def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: 
             row_ids = list(given[n : n + len(records)])
         elif ids is not None:
             row_ids = ids.take(records)
-        chunk = Table(records, flat, row_ids)
+        tokens = None if given_tokens is None else list(given_tokens[n : n + len(records)])
+        chunk = Table(records, flat, row_ids, tokens)
         n += len(records)
         run.n_out = n
         run.parents.add(0, len(records), None)
@@ -85,13 +87,14 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
         flat = chunk.flat
         if is_user_made:
             out, flat = normalise_records(out, where=where, notes=ctx.notes)
-        ids = chunk.row_ids
-        if ids is not None and parents is not None:
-            ids = [ids[p] for p in parents]
+        ids, tokens = chunk.row_ids, chunk.tokens
+        if parents is not None:
+            ids = None if ids is None else child_ids(ids, parents, run.index)
+            tokens = None if tokens is None else child_ids(tokens, parents, run.index)
         run.parents.add(len(chunk), len(out), parents)
         run.n_in += len(chunk)
         run.n_out += len(out)
-        made = Table(out, flat, ids)
+        made = Table(out, flat, ids, tokens)
         keep.add(made)
         if out:
             yield made
@@ -103,6 +106,7 @@ def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:
     """All records of the chunks, or at least `need` of them; and whether the end was reached."""
     records: list[Record] = []
     ids: list[str] | None = []
+    tokens: list[str] | None = []
     flat = True
     ended = True
     for chunk in chunks:
@@ -112,13 +116,17 @@ def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:
             ids = None
         elif ids is not None:
             ids.extend(chunk.row_ids)
+        if chunk.tokens is None:
+            tokens = None
+        elif tokens is not None:
+            tokens.extend(chunk.tokens)
         if need is not None and len(records) >= need:
             ended = False
             break
     close = getattr(chunks, "close", None)
     if close is not None and not ended:
         close()
-    return Table(records, flat, ids if records else []), ended
+    return Table(records, flat, ids, tokens if records else None), ended
 
 
 def choose(ctx: RunContext, run: StepRun, step: ChoiceStep, table: Table) -> Table:
@@ -159,7 +167,7 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
     if into or back:
         names = {**{v: k for k, v in into.items()}, **back}
         out = [{names.get(k, k): v for k, v in r.items()} for r in out]
-    ids = table.row_ids
+    ids, tokens = table.row_ids, table.tokens
     run.n_in, run.n_out = len(table), len(out)
     if len(out) == len(table):
         run.parents.add(len(table), len(out), None)
@@ -169,10 +177,11 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
         run.fates.advanced = min(len(table), len(out))
         run.fates.filtered = len(table) - run.fates.advanced
         run.notes.append("changed the number of records: lineage does not reach through it")
+        tokens = None
         if ids is not None:
             ids = RowIds(run.name.encode()[:32]).take(out)
             ctx.add_rows(ids, are_all=not run.is_partial)
-    result = Table(out, flat, ids)
+    result = Table(out, flat, ids, tokens)
     keep_table(run, result)
     return result
 
@@ -187,7 +196,7 @@ class _Keeper:
 
     def __init__(self, run: StepRun) -> None:
         self._run = run
-        run.table = Table([], True, [])
+        run.table = Table([], True, [], [])
 
     def add(self, chunk: Table) -> None:
         table = self._run.table
@@ -202,3 +211,7 @@ class _Keeper:
             table.row_ids = None
         elif table.row_ids is not None:
             table.row_ids.extend(chunk.row_ids)
+        if chunk.tokens is None:
+            table.tokens = None
+        elif table.tokens is not None:
+            table.tokens.extend(chunk.tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from datafast_nb.lineage import Table
+from datafast_nb.lineage import Table, child_id
 from datafast_nb.models.base import Message
 from datafast_nb.records import FLAT_TYPES, Record
 from datafast_nb.results import CallError, CallRow, StepRun
@@ -50,6 +50,10 @@ def assemble(
     flat = table.flat
     fates = run.fates
     row_ids = table.row_ids or [""] * len(table)
+    tokens = table.tokens
+    made_tokens: list[str] = []
+    # A sampled model or prompt is one of several: its place tells nothing where only one is drawn.
+    fans_out = step.calls_per_record > 1
     chosen = None if selected is None else set(selected)
     at = 0  # index of the record's first call among the step's calls
     for i, record in enumerate(table.records):
@@ -64,6 +68,8 @@ def assemble(
             fates.skipped += 1
             out.append(step.skipped(record))
             ids.append(row_ids[i])
+            if tokens is not None:
+                made_tokens.append(tokens[i])
             parents.append(i)
             call_of.append(-1)
             continue
@@ -75,7 +81,12 @@ def assemble(
                 out.append(step.output(record, row.values, slot.variant, row.output_index))
                 if flat and not FLAT_TYPES.issuperset(map(type, row.values.values())):
                     flat = False
-                ids.append(row_ids[i])
+                place = row.variant * step.num_outputs + row.output_index
+                ids.append(child_id(row_ids[i], run.index, place) if fans_out else row_ids[i])
+                if tokens is not None:
+                    made_tokens.append(
+                        child_id(tokens[i], run.index, place) if fans_out else tokens[i]
+                    )
                 parents.append(i)
                 call_of.append(at + k)
             elif row.status == "failed":
@@ -97,7 +108,7 @@ def assemble(
     run.parents.add(len(table), len(out), parents)
     run.call_of = call_of
     run.n_in, run.n_out = len(table), len(out)
-    return Table(out, flat, ids)
+    return Table(out, flat, ids, made_tokens if tokens is not None else None)
 
 
 def _call_error(i: int, record: Record, slot: Slot) -> CallError:

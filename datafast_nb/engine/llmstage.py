@@ -13,7 +13,7 @@ from queue import Empty
 from typing import Any
 
 from datafast_nb.engine.context import RunContext
-from datafast_nb.engine.draws import asking, draw_label, find_draws
+from datafast_nb.engine.draws import adopt, asking, draw_label, find_draws
 from datafast_nb.engine.events import Progress
 from datafast_nb.engine.limits import cost_usd
 from datafast_nb.engine.llmoutput import Slot, assemble
@@ -56,12 +56,13 @@ class LLMStage:
         self._paid = 0.0
         self._outstanding = 0
         self._prices = {id(v.model): price_of(v.model) for v in step.variants}
-        self._flat_outputs = True
         self._keep = True
         self._last_progress = 0.0
         self._place = str(ctx.memo.path)
         self._leaders: dict[tuple[str, str], Slot] = {}
         self._batch: list[Call] = []
+        self._doubtful: list[tuple[Slot, list[Draw]]] = []
+        self._make_tokens()
 
     def work(self, selected: Sequence[int] | None = None) -> None:
         """Ask about the records at `selected` (ascending; None: all) and wait for the answers.
@@ -71,26 +72,21 @@ class LLMStage:
         LLMError, BudgetExceededError, KeyboardInterrupt, Stopped
             What was answered before is kept: call `output` all the same.
         """
-        counter = PlanCounter()
         chosen = None if selected is None else set(selected)
-        upto = len(self._table) if not chosen else max(chosen) + 1
-        if chosen is not None and not chosen:
-            upto = 0
-        shared = self._rows_of(chosen)
+        upto = len(self._table) if chosen is None else max(chosen, default=-1) + 1
         try:
             for start in range(0, upto, WINDOW):
                 self._ctx.check_stop()
                 window: list[Slot] = []
                 for i in range(start, min(start + WINDOW, upto)):
                     if chosen is None or i in chosen:
-                        self._plan(i, counter, window)
-                    elif self._step.samples or (shared is not None and self._row_id(i) in shared):
-                        self._count_ghost(i, counter)
+                        self._plan(i, window)
                 self._resolve(window)
                 while self._outstanding > MAX_OUTSTANDING:
                     self._take()
                     self._take_ready()
                 self._take_ready()
+            self._settle_doubtful()
             while self._outstanding:
                 self._take()
                 self._take_ready()
@@ -99,15 +95,19 @@ class LLMStage:
 
     # Planning.
 
+    def _make_tokens(self) -> None:
+        """At the first LLM step: what decides sampled parameters here and further on."""
+        table = self._table
+        if table.tokens is None and (self._ctx.has_samples or len(table) <= options.keep_rows):
+            counter = PlanCounter()
+            table.tokens = [self._step.token(record, counter) for record in table.records]
+
     def _row_id(self, i: int) -> str:
         ids = self._table.row_ids
         assert ids is not None  # tables before an LLM step carry identities
         return ids[i]
 
-    def _rows_of(self, chosen: set[int] | None) -> set[str] | None:
-        return None if chosen is None else {self._row_id(i) for i in chosen}
-
-    def _plan(self, i: int, counter: PlanCounter, window: list[Slot]) -> None:
+    def _plan(self, i: int, window: list[Slot]) -> None:
         step = self._step
         record = self._table.records[i]
         if step.skip_if is not None:
@@ -118,14 +118,14 @@ class LLMStage:
                 exc.add_note(f"in skip_if of step '{self._run.name}', record {i}")
                 raise
             if skip:
-                step.plan(record, counter)
                 self._slots[i] = []
                 return
         slots: list[Slot] = []
         self._slots[i] = slots
         row_id = self._row_id(i)
         ranks = self._ctx.ranks
-        for variant in step.plan(record, counter):
+        tokens = self._table.tokens
+        for variant in step.plan(record, tokens[i] if tokens is not None else ""):
             try:
                 messages = step.messages(record, variant)
                 key = variant.keys.key(messages)
@@ -158,31 +158,29 @@ class LLMStage:
             if value is None or value != value:
                 self._run.notes.append(column)
 
-    def _count_ghost(self, i: int, counter: PlanCounter) -> None:
-        """Count the requests of a record that is not asked about: later ones of its row keep their rank."""
-        record = self._table.records[i]
-        for variant in self._step.plan(record, counter):
-            if variant.is_deterministic:
-                continue
-            try:
-                key = variant.keys.key(self._step.messages(record, variant))
-            except (KeyError, RecordError, UnicodeError, TypeError):
-                return
-            spot = (key, self._row_id(i))
-            self._ctx.ranks[spot] = self._ctx.ranks.get(spot, 0) + self._step.num_outputs
-
     # Look-up.
 
     def _resolve(self, window: list[Slot]) -> None:
-        found = find_draws(self._ctx, [(s.row.key, s.row.label) for s in window])
-        for slot, draw in zip(window, found, strict=True):
-            if draw is None or not self._settle(slot, draw):
+        found, doubtful = find_draws(self._ctx, [(s.row.key, s.row.label) for s in window])
+        for i, (slot, draw) in enumerate(zip(window, found, strict=True)):
+            if i in doubtful and not self._run.is_partial:
+                self._doubtful.append((slot, doubtful[i]))
+            elif draw is None or not self._settle(slot, draw):
                 self._want(slot, draw)
         self._submit()
         if self._n_calls > options.keep_rows and self._keep:
             self._keep = False
             for row in self._run.calls:
                 row.messages = row.text = None
+
+    def _settle_doubtful(self) -> None:
+        """Calls whose row has draws under other places: those that no call of this step took."""
+        for slot, candidates in self._doubtful:
+            draw = adopt(self._ctx, (slot.row.key, slot.row.label), candidates)
+            if draw is None or not self._settle(slot, draw):
+                self._want(slot, draw)
+        self._doubtful = []
+        self._submit()
 
     def _settle(self, slot: Slot, draw: Draw) -> bool:
         """Answer a call from its stored draw, if that says enough."""
@@ -285,6 +283,7 @@ class LLMStage:
             reasks_left=reasks - (prior is not None),
             reasks_all=step.on_error == "retry",
             prior=prior,
+            planned=time.time(),
             owner=slot,
         )
 

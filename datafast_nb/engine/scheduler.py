@@ -58,6 +58,8 @@ class Call:
     """Ask again after refusals and cut answers too."""
     prior: Reply | None = None
     """The unusable reply that an earlier run got for this draw."""
+    planned: float = 0.0
+    """Unix time at which the run came to this call; ascending in input order."""
     owner: Any = None
     """Of the submitter; not looked at here."""
     values: dict[str, Any] | None = None
@@ -269,7 +271,7 @@ class Scheduler:
             output_tokens=usage.output_tokens if usage else None,
             cached_input_tokens=usage.cached_input_tokens if usage else 0,
             model=response.model,
-            created=time.time(),
+            created=call.planned,
             latency_s=round(latency_s, 4),
             attempts=call.attempts,
         )

@@ -53,7 +53,7 @@ class Variant:
 class PlanCounter:
     """Ranks among equal records, for parameters that are sampled per record."""
 
-    seen: dict[bytes, int] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
 
 
 def as_model(value: Any) -> Model:
@@ -74,6 +74,7 @@ def as_model(value: Any) -> Model:
 
 
 def parameter_items(name: str, value: Any) -> list[Any]:
+    """Items of a parameter: of a Sample, of a list, or the one value. Raises ValueError if none."""
     if isinstance(value, Sample):
         if value.is_step:
             raise ValueError(f"{name}=Sample(...) has no items; write Sample([a, b, c], n=1)")
@@ -90,6 +91,7 @@ def parameter_items(name: str, value: Any) -> list[Any]:
 
 
 def language_pairs(language: Any) -> list[tuple[str, str]]:
+    """(code, name) of each language; [] where none is set."""
     if language is None:
         return []
     if isinstance(language, Mapping):
@@ -107,6 +109,7 @@ def language_pairs(language: Any) -> list[tuple[str, str]]:
 
 
 def temperature_list(value: Any) -> list[float | None]:
+    """Temperatures as a list. Raises ValueError for what is no temperature."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     if not items:
         raise ValueError("temperature is an empty list")

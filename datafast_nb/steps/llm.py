@@ -294,20 +294,29 @@ class LLMStep(Step):
                 found.append((name, axis, value))
         return found
 
-    def plan(self, record: Record, counter: PlanCounter) -> list[Variant]:
-        """The variants that `record` gets. Call it for the records in order.
+    def token(self, record: Record, counter: PlanCounter) -> str:
+        """What decides the sampled parameters of `record`; call it for the records in order.
+
+        It is made at the first LLM step of a pipeline, of the values that its prompts use and
+        the record's rank among equal ones: columns that are not used do not move it.
+        """
+        values = [record.get(c) for c in self.fields]
+        base = blake2b(canonical_json(values), digest_size=12).hexdigest()
+        rank = counter.seen.get(base, 0)
+        counter.seen[base] = rank + 1
+        return f"{base}-{rank}"
+
+    def plan(self, record: Record, token: str) -> list[Variant]:
+        """The variants that `record` gets.
 
         A sampled parameter is decided by its seed, its name, the step's outputs, the values
-        that the prompts use, and the record's rank among equal ones: it does not move when
-        other records come or go.
+        that the prompts use, and `token`: it does not move when other records come or go.
         """
         samples = self.samples
         if not samples:
             return self.variants
         values = [record.get(c) for c in self.fields]
-        base = blake2b(canonical_json([self.spec.columns, values]), digest_size=16).digest()
-        rank = counter.seen.get(base, 0)
-        counter.seen[base] = rank + 1
+        base = blake2b(canonical_json([self.spec.columns, values]), digest_size=16).hexdigest()
         chosen: list[Sequence[int]] = [
             range(len(self._templates)),
             range(len(self.models)),
@@ -315,7 +324,7 @@ class LLMStep(Step):
             range(len(self._temperatures)),
         ]
         for name, axis, sample in samples:
-            chosen[axis] = sample.draw(f"{name}:{base.hex()}:{rank}")
+            chosen[axis] = sample.draw(f"{name}:{base}:{token}")
         sizes = [
             len(self._templates),
             len(self.models),

@@ -37,7 +37,7 @@ class Reply:
     model: str | None = None
     """Name of the model that the provider says it used."""
     created: float = 0.0
-    """Unix time of arrival, in seconds."""
+    """Unix time in seconds at which a run came to ask: draws sorted by it stand in input order."""
     latency_s: float = 0.0
     attempts: int = 1
 

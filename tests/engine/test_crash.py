@@ -1,6 +1,7 @@
 """A run that is killed, and started again: nothing lost, and no more paid twice than was under way."""
 
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -64,7 +65,7 @@ class Bench:
         return subprocess.Popen(
             [sys.executable, str(self.script), self.stub.url, str(self.out), tone],
             cwd=self.folder,
-            env={"DATAFAST_NB_HOME": str(self.home), "PATH": "", "PYTHONWARNINGS": "error"},
+            env={**os.environ, "DATAFAST_NB_HOME": str(self.home), "PYTHONWARNINGS": "error"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -159,7 +160,9 @@ def test_killed_at_ten_random_points_gives_the_same_dataset_and_pays_only_what_w
 
 
 def whole_prompts(rows: list[dict[str, Any]]) -> list[str]:
-    return [f"one question on {r['text']}" for r in rows] + [f"answer {r['question']}" for r in rows]
+    return [f"one question on {r['text']}" for r in rows] + [
+        f"answer {r['question']}" for r in rows
+    ]
 
 
 def test_killed_run_leaves_the_whole_file_of_an_earlier_run_as_it_is(tmp_path, uninterrupted):
@@ -173,6 +176,32 @@ def test_killed_run_leaves_the_whole_file_of_an_earlier_run_as_it_is(tmp_path, u
         rows = bench.finish("another")
     assert rows != uninterrupted[0]
     assert [json.loads(line) for line in bench.out.read_bytes().splitlines()] == rows
+
+
+@pytest.mark.slow
+def test_killed_around_the_writing_of_the_file_leaves_the_old_one_or_the_new_one_whole(tmp_path):
+    outcomes = set()
+    with StubServer(answer=reply_to, latency_s=0.002) as stub:
+        bench = Bench(tmp_path / "bench", stub)
+        bench.finish("zero")
+        for i, delay_s in enumerate([0.0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.03], start=1):
+            before = bench.out.read_bytes()
+            child = bench.start(f"tone{i}")
+            while stub.n_requests < (i + 1) * N_CALLS:
+                assert child.poll() is None, child.stderr.read()
+                time.sleep(0.0005)
+            time.sleep(delay_s)
+            child.kill()
+            child.communicate(timeout=10)
+            after = bench.out.read_bytes()
+            lines = [json.loads(line) for line in after.splitlines()]
+            if after != before:
+                assert len(lines) == N_RECORDS and after.endswith(b"\n")
+                assert all(f"tone{i} question" in r["question"] for r in lines)
+            outcomes.add(after != before)
+            bench.finish(f"tone{i}")
+            stub.n_requests = (i + 1) * N_CALLS  # what the kill made the second run ask again
+    assert outcomes == {True, False}, "the kills were all too early, or all too late"
 
 
 def test_killed_while_the_memo_cannot_commit_pays_no_more_twice_than_was_in_flight(tmp_path):
