@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datafast_nb import __version__
-from datafast_nb.display import text, views
+from datafast_nb.display import views
 from datafast_nb.errors import DatafastError, RunInterrupted
 from datafast_nb.options import options
 
@@ -54,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from datafast_nb import __version__  # upward: the package itself
+
     parser = argparse.ArgumentParser(
         prog="datafast-nb",
         description="Synthetic datasets with language models: nothing is paid twice, nothing is lost.",
@@ -174,7 +175,6 @@ def _text_column(source: Any) -> str:
 
 def _demo(args: argparse.Namespace) -> int:
     from datafast_nb.models.local import LocalModel
-    from datafast_nb.results import ledger_view
 
     model = LocalModel()
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def _demo(args: argparse.Namespace) -> int:
     print()
     print(result)
     print()
-    print(text.table(ledger_view(result.ledger)))
+    print(result.ledger)
     new = result.ledger.total.new
     print(f"\n{views.seconds(seconds)}, {new} model calls. Run it again: the answers are on disk.")
     return 0

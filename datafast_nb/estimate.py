@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from datafast_nb.display import html, text, views
 from datafast_nb.models.pricing import price_of
+from datafast_nb.options import shown_path
 from datafast_nb.steps.llm import LLMStep
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class ExecutionEstimate:
             right=frozenset(
                 {"in", "out", "calls new", "answered", "failed before", "tokens", "cost"}
             ),
-            note=f"memo: {self.memo_path}",
+            note=f"memo: {shown_path(self.memo_path)}",
         )
 
     def __repr__(self) -> str:

@@ -50,6 +50,15 @@ def home() -> Path:
     return Path(chosen).expanduser().resolve() if chosen else project_root() / HOME_NAME
 
 
+def shown_path(path: str | Path) -> str:
+    """A path as people read it: relative inside the project, with `~` inside the home directory."""
+    full = Path(path)
+    for base, prefix in ((project_root(), ""), (Path.home(), "~/")):
+        if full.is_relative_to(base):
+            return prefix + full.relative_to(base).as_posix()
+    return str(full)
+
+
 def mode() -> str:
     """The mode in force: "normal" or "replay"."""
     chosen = options.mode or os.environ.get("DATAFAST_NB_MODE") or "normal"

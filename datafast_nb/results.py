@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 from datafast_nb.display import html, text, views
 from datafast_nb.lineage import Fates, Parents, Table
 from datafast_nb.models.base import Message
+from datafast_nb.options import shown_path
 from datafast_nb.records import Record, column_names, copy_record
 from datafast_nb.steps.base import Step
 from datafast_nb.store.ledger import Ledger
@@ -142,6 +143,61 @@ class StepRun:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Funnel:
+    """Fates of the inputs of every step; they add up to its number of inputs."""
+
+    steps: Sequence[StepRun]
+
+    def view(self) -> views.TableView:
+        """Plain data for display."""
+        rows: list[tuple[Any, ...]] = []
+        for run in self.steps:
+            f = run.fates
+            n_in: Any = run.n_in if run.index else ""
+            new = sum(1 for c in run.calls if c.attempts)
+            answered = sum(1 for c in run.calls if c.status == "answered")
+            rows.append(
+                (
+                    run.name,
+                    n_in,
+                    run.n_out,
+                    f.filtered,
+                    f.failed,
+                    f.skipped,
+                    f.waiting,
+                    f.beyond_limit,
+                    new,
+                    answered,
+                )
+            )
+        names = (
+            "step",
+            "in",
+            "out",
+            "filtered",
+            "failed",
+            "skipped",
+            "waiting",
+            "beyond limit",
+            "calls new",
+            "answered",
+        )
+        keep = [i for i, n in enumerate(names) if i < 3 or any(r[i] for r in rows)]
+        return views.TableView(
+            title="funnel",
+            columns=tuple(names[i] for i in keep),
+            rows=tuple(tuple(r[i] for i in keep) for r in rows),
+            right=frozenset(names[1:]),
+        )
+
+    def __repr__(self) -> str:
+        return text.table(self.view())
+
+    def _repr_html_(self) -> str:
+        return html.page(html.table(self.view()))
+
+
 @dataclass
 class RunInfo:
     """Everything about a run but its records."""
@@ -270,9 +326,9 @@ class Result(list[Record]):
         return Ledger.of(self.call_rows)
 
     @property
-    def funnel(self) -> views.TableView:
+    def funnel(self) -> Funnel:
         """What became of the records at each step."""
-        return funnel_view(self.info)
+        return Funnel(self.info.steps)
 
     def step(self, name: int | str) -> StepRun:
         """What the run did at a step. Raises KeyError for a step it has not."""
@@ -341,66 +397,6 @@ class Result(list[Record]):
         return {"text/plain": text.result(self.view()), "text/html": html.result(self.view())}
 
 
-def funnel_view(info: RunInfo) -> views.TableView:
-    """Fates of the inputs of every step."""
-    rows: list[tuple[Any, ...]] = []
-    for run in info.steps:
-        f = run.fates
-        n_in: Any = run.n_in if run.index else ""
-        new = sum(1 for c in run.calls if c.attempts)
-        answered = sum(1 for c in run.calls if c.status == "answered")
-        rows.append(
-            (
-                run.name,
-                n_in,
-                run.n_out,
-                f.filtered,
-                f.failed,
-                f.skipped,
-                f.waiting,
-                f.beyond_limit,
-                new,
-                answered,
-            )
-        )
-    names = (
-        "step",
-        "in",
-        "out",
-        "filtered",
-        "failed",
-        "skipped",
-        "waiting",
-        "beyond limit",
-        "calls new",
-        "answered",
-    )
-    keep = [i for i, n in enumerate(names) if i < 3 or any(r[i] for r in rows)]
-    return views.TableView(
-        title="funnel",
-        columns=tuple(names[i] for i in keep),
-        rows=tuple(tuple(r[i] for i in keep) for r in rows),
-        right=frozenset(names[1:]),
-    )
-
-
-def ledger_view(ledger: Ledger) -> views.TableView:
-    """Calls and dollars per step and model."""
-    lines = [*ledger.lines, ledger.total] if len(ledger.lines) != 1 else ledger.lines
-    return views.TableView(
-        title="ledger (list price)",
-        columns=("step", "model", "new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"),
-        rows=tuple(
-            (
-                x.step, x.model, x.new, x.answered, x.failed, x.input_tokens, x.output_tokens,
-                views.usd(x.paid_usd), views.usd(x.saved_usd), views.usd(x.wasted_usd),
-            )
-            for x in lines
-        ),
-        right=frozenset({"new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"}),
-    )  # fmt: skip
-
-
 def result_view(result: Result) -> views.ResultView:
     """Plain data of a Result for display."""
     info = result.info
@@ -413,16 +409,16 @@ def result_view(result: Result) -> views.ResultView:
     n_failed = len(result.errors)
     if n_failed:
         facts.append(f"{n_failed:,} failed")
-    written = tuple(f"{step} → {where}" for step, where in info.written)
+    written = tuple(f"{step} → {shown_path(where)}" for step, where in info.written)
     return views.ResultView(
         status=info.status,
         n=len(result),
         facts=tuple(facts) if any(s.calls for s in info.steps) else (),
         table=views.records_table(result[:10], ""),
         n_more=max(0, len(result) - 10),
-        funnel=funnel_view(info),
+        funnel=Funnel(info.steps).view(),
         errors=result.errors.view() if n_failed else None,
-        ledger=ledger_view(result.ledger) if result.ledger.lines else None,
+        ledger=result.ledger.view() if result.ledger.lines else None,
         written=written,
         notes=tuple(info.notes),
     )

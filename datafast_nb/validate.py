@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from datafast_nb.display import html, text, views
 from datafast_nb.errors import ColumnNotFoundError, DatafastError, PipelineValidationError, Problem
 from datafast_nb.graph import Node, node_names, ordered
 from datafast_nb.models.base import Model
@@ -97,13 +98,22 @@ class CompiledPipeline:
             raise IndexError(f"no step {step}; steps are numbered 0 to {len(names) - 1}")
         return step % len(names)
 
+    def view(self) -> views.PipelineView:
+        """Plain data for display."""
+        n = len(self.nodes)
+        return views.PipelineView(
+            head=f"CompiledPipeline: {n} step{'s' * (n != 1)}, fingerprint {self.fingerprint}",
+            steps=tuple((c.name, str(c.columns)) for c in self.nodes),
+            problems=(),
+            warnings=self.warnings,
+            notes=self.notes,
+        )
+
     def __repr__(self) -> str:
-        lines = [f"CompiledPipeline({len(self.nodes)} steps, {self.fingerprint})"]
-        for i, n in enumerate(self.nodes):
-            lines.append(f"  {i}  {n.name}: {n.columns}")
-        lines.extend(f"  warning: {w}" for w in self.warnings)
-        lines.extend(f"  note: {w}" for w in self.notes)
-        return "\n".join(lines)
+        return text.pipeline(self.view())
+
+    def _repr_html_(self) -> str:
+        return html.pipeline(self.view())
 
 
 @dataclass

@@ -33,6 +33,7 @@ from datafast_nb import (
     options,
 )
 from datafast_nb.models.base import Request
+from datafast_nb.store.memo import open_memo
 
 Record = dict[str, Any]
 Faults = dict[str, str]
@@ -498,6 +499,7 @@ def test_an_answer_taken_over_is_not_given_to_two_records(stub, model):
     first, second = {"id": 1, "text": "a"}, {"id": 2, "text": "a"}
     run_all(plain([first], model))
     assert paid(stub, lambda: run_all(plain([second], model))) == 0
+    open_memo().flush()
     both: list[Record] = []
     assert paid(stub, lambda: both.extend(run_all(plain([first, second], model)))) == 1
     assert both[0]["q"] != both[1]["q"]

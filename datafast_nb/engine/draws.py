@@ -79,8 +79,7 @@ def find_draws(
                 gone.append(draw)
             elif all(n.row not in rows or (n.row, n.rank) == (name.row, name.rank) for n in names):
                 moved.append(draw)
-        # Best the draw of the same place in its row, so that duplicates keep their order.
-        gone.sort(key=lambda d: (_Name.of(d.label).place != name.place, d.replies[0].created))
+        gone.sort(key=lambda d: d.replies[0].created)  # in the order in which they were asked
         found[i] = adopt(ctx, spot, gone)
         if found[i] is None and moved:
             doubtful[i] = moved
@@ -104,8 +103,6 @@ class _Name:
 
     row: str
     """Of the source row: "ab12-1"."""
-    place: str
-    """What is not the row's content: "-1:3-2.0.g2"."""
     rank: str
     generation: str
 
@@ -115,8 +112,7 @@ class _Name:
         row = base_row(identity)
         generation = rest[-1] if rest and rest[-1].startswith("g") else ""
         rank = rest[0] if rest and not rest[0].startswith("g") else ""
-        content = row.partition("-")[0]
-        return cls(row, label[len(content) :], rank, generation)
+        return cls(row, rank, generation)
 
 
 class Asking:

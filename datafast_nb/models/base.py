@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
+from datafast_nb.display import html, text, views
 from datafast_nb.errors import LLMError
 
 if TYPE_CHECKING:
@@ -146,5 +147,31 @@ class Model:
             setattr(new, key, value)
         return new
 
+    def view(self) -> views.CardView:
+        """Plain data for display; of the key only whether it is there."""
+        from datafast_nb.models.pricing import price_of, prices_version
+
+        price = price_of(self)
+        if price is None:
+            cost = "unknown; give price=(input, output) in dollars per million tokens"
+        elif price.is_free:
+            cost = "free"
+        else:
+            cost = (
+                f"{views.usd(price.input_per_mtok_usd)} in, {views.usd(price.output_per_mtok_usd)} out "
+                f"per million tokens ({price.source or prices_version()})"
+            )
+        missing = self.missing_key()
+        facts = [("provider", self.provider), ("price", cost)]
+        if self.endpoint:
+            facts.append(("endpoint", self.endpoint))
+        facts.append(("key", f"{missing} is missing" if missing else "not needed or set"))
+        if self.parallel is not None:
+            facts.append(("in flight", f"at most {self.parallel}"))
+        return views.CardView(f"{type(self).__name__}: {self.name}", tuple(facts))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, provider={self.provider!r})"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": text.card(self.view()), "text/html": html.card(self.view())}

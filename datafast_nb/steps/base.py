@@ -170,6 +170,11 @@ class SourceStep(Step):
         """Changes when what `read` gives may have changed."""
         return ""
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from datafast_nb.pipeline import Pipeline  # upward: shown as the pipeline it starts
+
+        return Pipeline([self])._repr_mimebundle_(include, exclude)
+
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(
             "a source is read by a pipeline: Pipeline([source]).run() gives its records"

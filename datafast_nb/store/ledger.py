@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from datafast_nb.display import html, text, views
+
 
 class CallFigures(Protocol):
     """What the ledger needs to know of a call."""
@@ -55,7 +57,7 @@ class LedgerLine:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-@dataclass
+@dataclass(repr=False)
 class Ledger:
     """The bill of a run: one line per step and model, and their total."""
 
@@ -106,3 +108,25 @@ class Ledger:
                 line.paid_usd += usd
                 line.wasted_usd += call.wasted_usd if call.usd is not None else math.nan
         return cls(list(lines.values()))
+
+    def view(self) -> views.TableView:
+        """Plain data for display."""
+        lines = [*self.lines, self.total] if len(self.lines) != 1 else self.lines
+        return views.TableView(
+            title="ledger (list price)",
+            columns=("step", "model", "new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"),
+            rows=tuple(
+                (
+                    x.step, x.model, x.new, x.answered, x.failed, x.input_tokens, x.output_tokens,
+                    views.usd(x.paid_usd), views.usd(x.saved_usd), views.usd(x.wasted_usd),
+                )
+                for x in lines
+            ),
+            right=frozenset({"new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"}),
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return text.table(self.view())
+
+    def _repr_html_(self) -> str:
+        return html.page(html.table(self.view()))

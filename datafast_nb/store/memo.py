@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from datafast_nb.display import html, text, views
 from datafast_nb.errors import MemoError
 from datafast_nb.options import home, options
 from datafast_nb.options import mode as mode_in_force
@@ -70,7 +71,7 @@ _SELECT_UNDER = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MemoInfo:
     """What a memo holds."""
 
@@ -89,6 +90,26 @@ class MemoInfo:
     newest: float | None
     warnings: tuple[str, ...]
     """What was warned of since it was opened."""
+
+    def view(self) -> views.CardView:
+        """Plain data for display."""
+        facts = [
+            ("folder", str(self.path)),
+            ("size", f"{self.n_bytes / 1e6:,.1f} MB"),
+            ("answers", f"{self.n_draws:,} draws, {self.n_replies:,} replies"),
+        ]
+        facts += [(name, f"{n:,}") for name, n in self.by_model.items()]
+        facts += [(f"verdict {name}", f"{n:,}") for name, n in self.by_verdict.items()]
+        for name, moment in (("oldest", self.oldest), ("newest", self.newest)):
+            if moment is not None:
+                facts.append((name, time.strftime("%d %b %Y %H:%M", time.localtime(moment))))
+        return views.CardView("Memo: the answers on disk", tuple(facts), self.warnings)
+
+    def __repr__(self) -> str:
+        return text.card(self.view())
+
+    def _repr_html_(self) -> str:
+        return html.card(self.view())
 
 
 class Memo:

@@ -184,13 +184,17 @@ def test_killed_around_the_writing_of_the_file_leaves_the_old_one_or_the_new_one
     with StubServer(answer=reply_to, latency_s=0.002) as stub:
         bench = Bench(tmp_path / "bench", stub)
         bench.finish("zero")
-        for i, delay_s in enumerate([0.0, 0.004, 0.008, 0.012, 0.016, 0.02, 0.03], start=1):
+        for i, delay_s in enumerate([0.0, 0.006, 0.012, 0.018, None], start=1):
             before = bench.out.read_bytes()
             child = bench.start(f"tone{i}")
             while stub.n_requests < (i + 1) * N_CALLS:
                 assert child.poll() is None, child.stderr.read()
                 time.sleep(0.0005)
-            time.sleep(delay_s)
+            if delay_s is None:
+                while bench.out.read_bytes() == before:
+                    assert child.poll() is None, child.stderr.read()
+            else:
+                time.sleep(delay_s)
             child.kill()
             child.communicate(timeout=10)
             after = bench.out.read_bytes()

@@ -1,5 +1,6 @@
 """Models that fail, bounds that are reached: exact numbers of calls, and a fate for every record."""
 
+import itertools
 import math
 import socket
 import sys
@@ -240,7 +241,7 @@ def test_with_many_in_flight_a_bad_key_is_not_retried_and_not_shown(monkeypatch)
 
 
 def test_what_was_paid_before_a_bad_key_is_kept():
-    faults = {n: "401" for n in range(6, 100)}
+    faults = dict.fromkeys(range(6, 100), "401")
     with StubServer(faults=faults) as stub:
         pipeline = dfn.Source.list(texts(*map(str, range(10)))) >> ask(stub)
         with pytest.raises(dfn.LLMError) as caught:
@@ -778,7 +779,7 @@ class Moody:
         if mood == "prose" or request.schema is None:
             return Response(f"word {draw[1] % 5}", usage=usage)
         return Response(
-            orjson.dumps({k: f"v{draw[1] % 5}" for k in request.schema["properties"]}).decode(),
+            orjson.dumps(dict.fromkeys(request.schema["properties"], f"v{draw[1] % 5}")).decode(),
             usage=usage,
         )
 
@@ -841,7 +842,7 @@ def test_fates_of_the_inputs_of_every_step_add_up(
 
 def _check_fates(result: dfn.Result) -> None:
     steps = result.info.steps
-    for before, run in zip(steps, steps[1:], strict=False):
+    for before, run in itertools.pairwise(steps):
         f = run.fates
         parts = (f.advanced, f.filtered, f.failed, f.skipped, f.waiting, f.beyond_limit)
         assert min(parts) >= 0

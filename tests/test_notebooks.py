@@ -1,0 +1,99 @@
+"""Notebooks run as users run them: on the local model, and from the recording that ships."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datafast_nb.store.memo import Memo
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+QUICKSTART = NOTEBOOKS / "01_quickstart.ipynb"
+
+
+def run_notebook(notebook: Path, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """`notebook` under nbval, in a project of its own."""
+    (folder / "pyproject.toml").touch()
+    copy = shutil.copy(notebook, folder)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "-q", "-p", "no:cacheprovider", copy]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.delenv("DATAFAST_NB_HOME", raising=False)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.local_model
+@pytest.mark.timeout(300)
+def test_quickstart_runs_on_the_local_model(project):
+    done = run_notebook(QUICKSTART, project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (project / "questions.jsonl").read_text("utf-8").splitlines()
+    assert len(lines) == 10
+    assert all(json.loads(line)["question"] for line in lines)
+    memo = Memo(project / ".datafast_nb" / "memo")
+    try:
+        assert memo.info().n_draws == 10
+    finally:
+        memo.close()
+
+
+@pytest.mark.timeout(300)
+def test_quickstart_runs_from_its_recording_without_a_model(project):
+    recording = NOTEBOOKS / "recordings" / "01_quickstart.jsonl"
+    home = project / "home"
+    memo = Memo(home / "memo")
+    try:
+        assert memo.load(str(recording)) == 10
+    finally:
+        memo.close()
+    # A home without weights would do as well: in replay mode nothing is loaded or asked.
+    env = {"DATAFAST_NB_MODE": "replay", "DATAFAST_NB_HOME": str(home)}
+    done = run_notebook(QUICKSTART, project, **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(x) for x in (project / "questions.jsonl").read_text("utf-8").splitlines()]
+    recorded = [json.loads(x) for x in recording.read_text("utf-8").splitlines()[1:]]
+    answers = {json.loads(d["replies"][-1]["text"])["answer"] for d in recorded}
+    assert {row["answer"] for row in rows} == answers
+
+
+def test_replay_fails_on_an_unrecorded_prompt(project):
+    changed = json.loads(QUICKSTART.read_text("utf-8"))
+    for cell in changed["cells"]:
+        cell["source"] = "".join(cell["source"]).replace("one quiz question", "a riddle")
+    notebook = project / "changed.ipynb"
+    notebook.write_text(json.dumps(changed), "utf-8")
+    home = project / "home"
+    Memo(home / "memo").close()
+    folder = project / "run"
+    folder.mkdir()
+    done = run_notebook(notebook, folder, DATAFAST_NB_MODE="replay", DATAFAST_NB_HOME=str(home))
+    assert done.returncode == 1
+    assert "ReplayMissError" in done.stdout
+
+
+def test_stored_outputs_are_those_of_a_whole_run():
+    notebook = json.loads(QUICKSTART.read_text("utf-8"))
+    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+    assert "10 records, complete" in json.dumps(notebook)
+    assert "widget-view" not in json.dumps(notebook)
