@@ -93,6 +93,7 @@ class LLMError(DatafastError):
         step: str | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
+        maybe_billed: bool = False,
         result: Any = None,
     ) -> None:
         super().__init__(message)
@@ -103,6 +104,8 @@ class LLMError(DatafastError):
         """HTTP status, where there was one."""
         self.retry_after_s = retry_after_s
         """Seconds the provider asks to wait."""
+        self.maybe_billed = maybe_billed
+        """The request reached the provider, and its reply was lost on the way."""
         self.result = result
         """What the run had when it stopped, or None."""
 

@@ -226,7 +226,8 @@ def _columns_after(
         except DatafastError as exc:
             found.problems.append(Problem(name, f"cannot be read: {exc}", _site(step)))
             return Columns()
-        return Columns() if known is None else Columns(tuple(known), is_open=False)
+        # No columns: an empty source, which says nothing of the rows it will have.
+        return Columns(tuple(known), is_open=False) if known else Columns()
     if isinstance(step, LLMStep):
         after = _check_llm(step, name, before, found)
         if step.spec.is_text:

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 from datafast_nb.engine.events import Bus, Noted
 from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT, Budget
 from datafast_nb.engine.scheduler import Scheduler
-from datafast_nb.errors import MissingKeyError, Notes
+from datafast_nb.errors import DatafastError, MissingKeyError, Notes
 from datafast_nb.graph import Node
+from datafast_nb.models.pricing import price_of
 from datafast_nb.records import RowIds, normalise_records
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.steps.llm import LLMStep
@@ -87,9 +88,11 @@ class RunContext:
         ------
         MissingKeyError
             If a model of the pipeline that may be asked lacks its key.
+        DatafastError
+            If the run has a budget and a model no known price.
         """
         if self._scheduler is None:
-            self._check_keys()
+            self._check_models()
             budget = Budget(self.settings.budget_usd, self.settings.max_calls)
             self._scheduler = Scheduler(
                 self.memo,
@@ -104,7 +107,7 @@ class RunContext:
         """The scheduler, if one was made."""
         return self._scheduler
 
-    def _check_keys(self) -> None:
+    def _check_models(self) -> None:
         last = self.settings.stop_after
         nodes = self.compiled.nodes if last is None else self.compiled.nodes[: last + 1]
         for node in nodes:
@@ -119,10 +122,16 @@ class RunContext:
                             model=model.name,
                             step=node.name,
                         )
+                    if self.settings.budget_usd is not None and price_of(model) is None:
+                        raise DatafastError(
+                            f"step '{node.name}': the price of {model.name!r} is unknown, so budget= "
+                            "cannot be kept. Give the model price=(input, output) in dollars per "
+                            "million tokens, or bound the run with max_calls=; nothing has been asked"
+                        )
 
     def check_stop(self) -> None:
         """Raise Stopped if someone asked the run to stop."""
-        if self.stop_event.is_set():
+        if self.stop_event.is_set() and self.ending is None:
             raise Stopped
 
     @cached_property

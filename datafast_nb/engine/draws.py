@@ -57,8 +57,12 @@ def find_draws(
         whether they are free is known when all calls of the step are planned (`adopt`).
     """
     found = ctx.memo.get_many(wanted)
-    for draw in found:
-        if draw is not None:
+    for i, draw in enumerate(found):
+        if draw is None:
+            continue
+        if draw.label != wanted[i][1] and _owner_is_back(ctx, draw.label, wanted[i][1]):
+            found[i] = None
+        else:
             ctx.claimed.add((draw.key, draw.label))
     missing = {spot[0] for spot, draw in zip(wanted, found, strict=True) if draw is None}
     stored = ctx.memo.stored(missing) if missing else {}
@@ -84,6 +88,15 @@ def find_draws(
         if found[i] is None and moved:
             doubtful[i] = moved
     return found, doubtful
+
+
+def _owner_is_back(ctx: RunContext, owner: str, label: str) -> bool:
+    """The row whose draw `label` has taken over is in the source again: each needs its own."""
+    row = _Name.of(owner).row
+    if row == _Name.of(label).row:
+        return False
+    rows = ctx.all_rows()
+    return rows is not None and row in rows
 
 
 def adopt(ctx: RunContext, spot: Spot, candidates: Sequence[Draw]) -> Draw | None:

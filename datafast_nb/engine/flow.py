@@ -6,7 +6,11 @@ functions run on the thread of the run.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from datafast_nb.engine.context import RunContext
 from datafast_nb.lineage import Table, child_ids
@@ -16,6 +20,7 @@ from datafast_nb.results import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SourceStep, Step
 
 CHUNK = 4096
+SLICE_S = 0.05
 SMALLEST_CHUNK = 16
 
 Chunks = Iterator[Table]
@@ -80,10 +85,11 @@ def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: 
 def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> Chunks:
     """Chunks after a record-wise step."""
     keep = _Keeper(run)
+    pace = _Pace()
     for chunk in chunks:
         ctx.check_stop()
         where = where_in(run, run.n_in)
-        out, parents, is_user_made = step.run_chunk(chunk.records, flat=chunk.flat, where=where)
+        out, parents, is_user_made = _in_slices(ctx, pace, step, chunk, where)
         flat = chunk.flat
         if is_user_made:
             out, flat = normalise_records(out, where=where, notes=ctx.notes)
@@ -100,6 +106,55 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
             yield made
     run.fates.advanced = run.parents.n_parents
     run.fates.filtered = run.n_in - run.parents.n_parents
+
+
+@dataclass(slots=True)
+class _Pace:
+    """Records a slice: as many as take some 50 ms, so that a stop is seen soon."""
+
+    size: int = 1
+
+    def adapt(self, seconds: float) -> None:
+        """Choose the next slice by how long the last one took."""
+        if seconds < SLICE_S / 2:
+            self.size = min(CHUNK, self.size * 4)
+        elif seconds > SLICE_S * 2:
+            self.size = max(1, self.size // 4)
+
+
+def _in_slices(
+    ctx: RunContext, pace: _Pace, step: ChunkStep, chunk: Table, where: Callable[[int], str]
+) -> tuple[list[Any], list[int] | None, bool]:
+    """`step.run_chunk` on a chunk in slices; between them a stop is looked for."""
+    records = chunk.records
+    if pace.size >= len(records):
+        started = time.perf_counter()
+        made = step.run_chunk(records, flat=chunk.flat, where=where)
+        pace.adapt(time.perf_counter() - started)
+        return made
+    out: list[Any] = []
+    parents: list[int] | None = None
+    is_user_made = True
+    start = 0
+    while start < len(records):
+        ctx.check_stop()
+        at = start
+        part = records[at : at + pace.size]
+        started = time.perf_counter()
+        some, origins, is_user_made = step.run_chunk(
+            part, flat=chunk.flat, where=partial(_further, where, at)
+        )
+        pace.adapt(time.perf_counter() - started)
+        out.extend(some)
+        if origins is not None:
+            parents = parents if parents is not None else []
+            parents.extend(at + p for p in origins)
+        start += len(part)
+    return out, parents, is_user_made
+
+
+def _further(where: Callable[[int], str], offset: int, index: int) -> str:
+    return where(offset + index)
 
 
 def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from dataclasses import dataclass, field
 
+from datafast_nb.display import views
 from datafast_nb.errors import LLMError
-from datafast_nb.models.base import Model, Request, Usage
+from datafast_nb.models.base import FATAL, Model, Request, Usage
 from datafast_nb.models.pricing import Price, price_of
 
 DEFAULT_IN_FLIGHT = 16
 MAX_BACKOFF_S = 60.0
+SCOUT_S = 2.0
 MAX_RETRY_AFTER_S = 120.0
 REFUSED_IN_A_ROW = 5
 DEFAULT_MAX_OUTPUT_TOKENS = 4096  # reserved where neither step nor model names a bound
@@ -106,6 +109,8 @@ class Gate:
     """Monotonic time before which nothing is sent."""
     refused_in_a_row: int = 0
     """Connections that failed since the last one that did not."""
+    scout: asyncio.Event | None = None
+    """Set when the first call of the process has come back; None before it is sent."""
     slots: asyncio.Semaphore | None = None
     """Calls in flight that a local model can take, over all runs."""
 
@@ -113,10 +118,28 @@ class Gate:
         """Send nothing for `seconds`: the provider asked for it."""
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
 
-    async def wait(self) -> None:
-        """Return when the pause is over."""
+    async def wait(self) -> bool:
+        """Return when the pause is over; True for the first call, which goes ahead alone.
+
+        A bad key or a wrong model name is then met once, not by as many calls as may be in
+        flight. A slow first answer holds the others back for no more than `SCOUT_S`.
+        """
+        if self.scout is None:
+            self.scout = asyncio.Event()
+            return True
+        if not self.scout.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.scout.wait(), SCOUT_S)
         while (left := self.paused_until - time.monotonic()) > 0:
             await asyncio.sleep(left)
+        return False
+
+    def scout_is_back(self, error: LLMError | None = None) -> None:
+        """The first call has ended; after a fatal error the next run sends one ahead again."""
+        if self.scout is not None:
+            self.scout.set()
+        if error is not None and error.kind in FATAL:
+            self.scout = None
 
 
 _gates: dict[tuple[object, ...], Gate] = {}
@@ -139,6 +162,19 @@ def backoff_s(base_s: float, attempt: int, jitter: float) -> float:
     Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
     return min(MAX_BACKOFF_S, base_s * 2.0 ** (attempt - 1)) * jitter
+
+
+def patience_error(error: LLMError, model: str) -> LLMError:
+    """The error of a run that a provider tells to come back much later."""
+    wait = views.seconds(error.retry_after_s or 0.0)
+    return LLMError(
+        f"{model}: the provider asks to wait {wait} before the next call, more than a run waits "
+        f"({views.seconds(MAX_RETRY_AFTER_S)}). Run again then: every answer so far is kept",
+        kind=error.kind,
+        model=model,
+        status=error.status,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def too_long_a_wait(error: LLMError) -> bool:

@@ -283,6 +283,8 @@ class LLMStage:
             reasks_left=reasks - (prior is not None),
             reasks_all=step.on_error == "retry",
             prior=prior,
+            # Only asked where its own draw is missing: a link there is one to a row that came back.
+            own=draw is None,
             planned=time.time(),
             owner=slot,
         )
@@ -399,6 +401,16 @@ class LLMStage:
                 self._accept(item)
         for slot in list(self._leaders.values()):
             self._release(slot)
+        self._look_on_disk()
+
+    def _look_on_disk(self) -> None:
+        """Calls that were cut off between their answer and its being taken: the memo has them."""
+        self._memo.flush()
+        lost = [s for slots in self._slots for s in slots or () if s.row.status == "pending"]
+        found = self._memo.get_many([(s.row.key, s.row.label) for s in lost])
+        for slot, draw in zip(lost, found, strict=True):
+            if draw is None or not self._settle(slot, draw):
+                slot.row.status = "not_asked"
 
     def _fill(
         self, slot: Slot, text: str, tokens_in: int | None, tokens_out: int | None, latency: float

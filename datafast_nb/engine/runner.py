@@ -62,13 +62,16 @@ class Runner:
         except (KeyboardInterrupt, Stopped) as exc:
             ctx.ending = "interrupted"
             self._cause = exc
+            self._keep_finished()
         finally:
             if ctx.running_scheduler is not None:
                 ctx.running_scheduler.close()
-                ctx.memo.flush()
+            if ctx.memo.mode != "replay":
+                ctx.memo.flush()  # also where only links were made
         result = self._finish(info, time.monotonic() - started)
         if ctx.settings.dry:
             return result
+        self._tell_streams()
         ctx.bus.emit(RunFinished(info.status, len(result)))
         self._raise_cause(result)
         return result
@@ -110,12 +113,29 @@ class Runner:
         self._table, _ = flow.gather(chunks)
         self._end_streams()
 
+    def _keep_finished(self) -> None:
+        """After an interrupt in free steps: what went through all of them is the partial result."""
+        while self._steps and not isinstance(self._steps[-1].step, (ChunkStep, SourceStep)):
+            if self._steps[-1].n_out:
+                break
+            self._steps.pop()
+        rest = self._ctx.compiled.nodes[len(self._steps) :]
+        if not self._steps or not all(isinstance(c.step, SinkStep) for c in rest):
+            self._table = None
+            return
+        self._table = self._steps[-1].table
+        for c in rest:
+            run = self._begin(len(self._steps), c.node)
+            if self._table is not None:
+                self._free(run, c.node, self._table)
+
     def _begin(self, i: int, node: Node) -> StepRun:
         self._ctx.check_stop()
         name = self._ctx.compiled.names[i]
         run = StepRun(name, i, node.step, str(node.step._site or ""))
         self._steps.append(run)
-        self._ctx.bus.emit(StepStarted(name, i, None))
+        if not isinstance(node.step, LLMStep):
+            self._ctx.bus.emit(StepStarted(name, i, None))
         return run
 
     def _gather(self, i: int, node: Node, chunks: flow.Chunks, is_limited: bool) -> Table:
@@ -149,7 +169,8 @@ class Runner:
             self._table, _ = flow.gather(flow.through(self._ctx, run, step, iter((table,))))
         else:
             self._table = flow.process(self._ctx, run, step, table)
-        self._ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
+        if not isinstance(step, ChunkStep):
+            self._ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
 
     def _llm(
         self, run: StepRun, step: LLMStep, table: Table, selected: Sequence[int] | None
@@ -255,6 +276,9 @@ class Runner:
         limit = settings.limit
         if limit is None or limit >= n:
             return list(range(n))
+        if limit == 0:
+            self._limited = True
+            return []
         self._limited = True
         if settings.pick == "spread":
             return sorted({i * n // limit for i in range(limit)})
@@ -287,7 +311,6 @@ class Runner:
         settings = self._ctx.settings
         if settings.pick != "first" or settings.where is not None or (settings.one or 0) < 0:
             table, _ = flow.gather(chunks)
-            self._steps[-1:] = [run]
             kept = table.take(self._select(table))
             self._set_source(run, kept)
             yield kept
@@ -317,6 +340,11 @@ class Runner:
                 # A stream that a limit cut short never came to its own end.
                 run.fates.advanced = run.parents.n_parents
                 run.fates.filtered = run.n_in - run.parents.n_parents
+
+    def _tell_streams(self) -> None:
+        for run in self._steps:
+            if isinstance(run.step, (ChunkStep, SourceStep)):
+                self._ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
 
     def _check_sinks(self) -> None:
         if self._ctx.settings.dry or self._ctx.settings.sinks is False:

@@ -27,6 +27,7 @@ from datafast_nb.engine.limits import (
     backoff_s,
     cost_usd,
     gate_of,
+    patience_error,
     too_long_a_wait,
 )
 from datafast_nb.engine.loop import engine_loop
@@ -60,8 +61,11 @@ class Call:
     """The unusable reply that an earlier run got for this draw."""
     planned: float = 0.0
     """Unix time at which the run came to this call; ascending in input order."""
+    own: bool = False
+    """Store the reply under this label also where it is a link to another draw."""
     owner: Any = None
     """Of the submitter; not looked at here."""
+    on_disk: asyncio.Future[None] | None = None
     values: dict[str, Any] | None = None
     """Output values; None: failed."""
     error: LLMError | None = None
@@ -115,6 +119,8 @@ class Scheduler:
         self._lanes: dict[int, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._committed: deque[Call] = deque()
+        self._is_told = False
         self._done = asyncio.Event()
         self._context: Context | None = None
         started = threading.Event()
@@ -194,7 +200,7 @@ class Scheduler:
         reserved: float | None = None
         try:
             while True:
-                await lane.gate.wait()
+                is_scout = await lane.gate.wait()
                 if self._stopping:
                     self._not_asked(call)
                     return
@@ -209,34 +215,43 @@ class Scheduler:
                             started = time.monotonic()
                             response = await lane.model.complete(request)
                 except LLMError as exc:
-                    lost = reserved if exc.kind in _MAYBE_PAID else 0.0
+                    lost = reserved if exc.maybe_billed or exc.kind in _MAYBE_PAID else 0.0
                     call.wasted_usd += lost
                     self.budget.settle(reserved, lost)
                     reserved = None
-                    if not await self._wait_to_retry(call, lane, exc):
+                    retry = await self._wait_to_retry(call, lane, exc, is_scout=is_scout)
+                    if not retry:
                         return
                     continue
                 lane.gate.refused_in_a_row = 0
+                lane.gate.scout_is_back()
                 reply, bad = self._judge(call, response, time.monotonic() - started, lane)
                 self.budget.settle(reserved, self._book(call, reply, bad, lane))
                 reserved = None
                 again = bad is not None and self._may_reask(call, bad)
+                # The place in flight is free when the reply is on disk: a process that is killed
+                # has then no more to pay again than what it may have in flight.
+                call.on_disk = self._loop.create_future()
                 self._memo.put(
                     call.key,
                     call.label,
                     reply,
                     identity=lane.model.identity(),
-                    done=partial(self._stored, None if again else call),
+                    done=partial(self._stored, call, not again),
+                    own=call.own,
                 )
+                await call.on_disk
                 if not again:
                     return
+                call.on_disk = None
                 call.reasks_left -= 1
                 request = reask(call.request, reply)
         except BudgetSpent as exc:
             self._fatal_stop(exc)
             self._not_asked(call)
         except asyncio.CancelledError:
-            self._not_asked(call)
+            if call.on_disk is None:  # else the reply is here, and comes back when it is stored
+                self._not_asked(call)
             raise
         except (
             Exception
@@ -249,6 +264,8 @@ class Scheduler:
             error.__cause__ = exc
             self._fail(call, error)
         finally:
+            if call.n_replies == 0 and lane.gate.scout is not None:
+                lane.gate.scout_is_back()  # however it ended: the others must not wait
             if reserved is not None:
                 self.budget.settle(reserved, 0.0)
 
@@ -308,18 +325,25 @@ class Scheduler:
             and not self._stopping
         )
 
-    async def _wait_to_retry(self, call: Call, lane: _Lane, error: LLMError) -> bool:
+    async def _wait_to_retry(
+        self, call: Call, lane: _Lane, error: LLMError, *, is_scout: bool
+    ) -> bool:
         """Wait before the next attempt; False if there is none and the call was handed back."""
-        if error.kind == "connection":
+        if error.kind == "connection" and not error.maybe_billed:
             lane.gate.refused_in_a_row += 1
         else:
             lane.gate.refused_in_a_row = 0
         if lane.gate.refused_in_a_row >= REFUSED_IN_A_ROW:
             lane.gate.refused_in_a_row = 0
             self._fatal_stop(error)
-        elif error.kind in FATAL or too_long_a_wait(error):
+        elif error.kind in FATAL:
             self._fatal_stop(error)
-        elif error.kind in RETRYABLE and call.attempts <= call.max_retries:
+        elif too_long_a_wait(error):
+            error = patience_error(error, lane.model.name)
+            self._fatal_stop(error)
+        if is_scout:
+            lane.gate.scout_is_back(error)
+        if self.fatal is None and error.kind in RETRYABLE and call.attempts <= call.max_retries:
             if error.retry_after_s is not None:
                 lane.gate.pause(error.retry_after_s * (1.0 + 0.1 * random.random()))
             else:
@@ -341,7 +365,7 @@ class Scheduler:
             call.error = LLMError("the run stopped before this call", kind="not_asked")
         self.finished.put(call)
 
-    def _stored(self, call: Call | None, error: BaseException | None) -> None:
+    def _stored(self, call: Call, is_last: bool, error: BaseException | None) -> None:
         """Runs on the memo's writer thread, after the commit."""
         if error is not None:
             fault = (
@@ -350,11 +374,23 @@ class Scheduler:
                 else MemoError(f"the memo cannot store a reply: {error}")
             )
             self._stop_from_writer(fault)
-        if call is None:
-            return
-        if call.values is None and self.on_raise and call.error is not None:
-            self._stop_from_writer(call.error)
-        self.finished.put(call)
+        if is_last:
+            if call.values is None and self.on_raise and call.error is not None:
+                self._stop_from_writer(call.error)
+            self.finished.put(call)
+        self._committed.append(call)
+        if not self._is_told:
+            # Waking the loop costs more than a call: once for all that is committed together.
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        """Let the workers whose replies are on disk take their next call."""
+        self._is_told = False
+        while self._committed:
+            on_disk = self._committed.popleft().on_disk
+            if on_disk is not None and not on_disk.done():
+                on_disk.set_result(None)
 
     def _stop_from_writer(self, error: Exception) -> None:
         if self.fatal is None:

@@ -250,6 +250,7 @@ def _network_error(exc: Exception, url: str, timeout_s: float) -> LLMError:
             f"{host} did not finish its reply within {timeout_s:g} s (timeout_s); "
             "the call may have been billed",
             kind="timeout",
+            maybe_billed=True,
         )
     if isinstance(exc, aiohttp.InvalidURL):
         return LLMError(f"{url[:200]!r} is no address; check base_url", kind="bad_request")
@@ -272,6 +273,7 @@ def _network_error(exc: Exception, url: str, timeout_s: float) -> LLMError:
             f"the connection to {host} broke before the reply was whole "
             f"({type(exc).__name__}); the call may have been billed",
             kind="connection",
+            maybe_billed=True,
         )
     return LLMError(
         f"the request to {host} cannot be sent ({type(exc).__name__}): an address or header "

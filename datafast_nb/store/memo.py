@@ -260,15 +260,25 @@ class Memo:
         }
 
     def put(
-        self, key: str, label: str, reply: Reply, *, identity: Mapping[str, str], done: Done
+        self,
+        key: str,
+        label: str,
+        reply: Reply,
+        *,
+        identity: Mapping[str, str],
+        done: Done,
+        own: bool = False,
     ) -> None:
         """Append a paid reply to a draw; returns at once.
+
+        A reply under a label that was linked to another draw joins that draw, unless `own`:
+        then the label gets a draw of its own and the link is forgotten.
 
         `done` is called on the writer thread when the reply is safe on disk, or with the
         error if it could not be stored.
         """
         self._check_writable("a reply was to be stored")
-        self._writer.add(Job(row_name(key, label), reply, identity, done))
+        self._writer.add(Job(row_name(key, label), reply, identity, done, own=own))
 
     def link(self, key: str, label: str, of_label: str) -> None:
         """Let `label` stand for the stored draw `of_label` of the same key as well.

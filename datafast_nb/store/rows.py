@@ -224,10 +224,21 @@ class Rows:
         """Names of rows to write, in order of their first change."""
 
     def add_reply(
-        self, name: str, reply: Reply, identity: Mapping[str, str], *, once: bool = False
+        self,
+        name: str,
+        reply: Reply,
+        identity: Mapping[str, str],
+        *,
+        once: bool = False,
+        own: bool = False,
     ) -> None:
-        """Append a reply to the draw of that name. `once`: unless this very reply is there."""
+        """Append a reply to the draw of that name.
+
+        `once`: unless this very reply is there; `own`: a link there gives way to a new draw.
+        """
         body = self.bodies.get(name)
+        if own and body is not None and "of" in body:
+            body = None
         if body is not None and "of" in body:
             # The draw was adopted in the meantime: the reply joins the draw it stands for.
             name = f"{key_of(name)}/{body['of']}"

@@ -51,6 +51,8 @@ class Job:
     identity: Mapping[str, str] | None = None
     done: Done | None = None
     of_label: str | None = None
+    own: bool = False
+    """The reply replaces a link that stands there."""
 
     def addition(self) -> Body | None:
         """What is added to the row, in the form of a row."""
@@ -184,7 +186,7 @@ class Writer:
             rows.absorb(name, body)
         for job in jobs:
             if job.reply is not None:
-                rows.add_reply(job.name, job.reply, job.identity or {})
+                rows.add_reply(job.name, job.reply, job.identity or {}, own=job.own)
             elif job.of_label is not None:
                 rows.add_link(job.name, job.of_label)
         write_rows(con, rows)

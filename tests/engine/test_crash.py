@@ -27,15 +27,17 @@ CHILD = f"""
 import json, sys
 import datafast_nb as dfn
 
-url, out, tone = sys.argv[1:]
+url, out, tone, width = sys.argv[1:]
+pad = "x" * int(width)
 model = dfn.OpenAICompatibleModel("stub", url)
 pipeline = (
-    dfn.Source.list([{{"id": i, "text": f"fact {{i}}"}} for i in range({N_RECORDS})])
+    dfn.Source.list([{{"id": i, "text": f"fact {{i}}", "pad": pad}} for i in range({N_RECORDS})])
     >> dfn.LLMStep(tone + " question on {{text}}", output_columns=["question"], model=model)
     >> dfn.LLMStep("answer {{question}}", output_columns=["answer"], model=model)
     >> dfn.Sink.jsonl(out)
 )
-print(json.dumps(pipeline.run(max_concurrent={IN_FLIGHT})))
+result = pipeline.run(max_concurrent={IN_FLIGHT})
+print(json.dumps([{{**r, "pad": ""}} for r in result]))
 """
 
 
@@ -61,9 +63,9 @@ class Bench:
         self.script = folder / "child.py"
         self.script.write_text(CHILD, encoding="utf-8")
 
-    def start(self, tone: str = "one") -> "subprocess.Popen[str]":
+    def start(self, tone: str = "one", width: int = 0) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, str(self.script), self.stub.url, str(self.out), tone],
+            [sys.executable, str(self.script), self.stub.url, str(self.out), tone, str(width)],
             cwd=self.folder,
             env={**os.environ, "DATAFAST_NB_HOME": str(self.home), "PYTHONWARNINGS": "error"},
             stdout=subprocess.PIPE,
@@ -71,9 +73,17 @@ class Bench:
             text=True,
         )
 
-    def finish(self, tone: str = "one") -> list[dict[str, Any]]:
-        """Run to the end; the rows that `run` returned."""
-        said, errors = self.start(tone).communicate(timeout=60)
+    def stamp(self) -> tuple[int, ...] | None:
+        """Changes with every write to the sink file; None: there is none."""
+        try:
+            stat = self.out.stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def finish(self, tone: str = "one", width: int = 0) -> list[dict[str, Any]]:
+        """Run to the end; the rows that `run` returned, but for the column that makes them wide."""
+        said, errors = self.start(tone, width).communicate(timeout=60)
         assert said, errors
         return json.loads(said)
 
@@ -180,31 +190,31 @@ def test_killed_run_leaves_the_whole_file_of_an_earlier_run_as_it_is(tmp_path, u
 
 @pytest.mark.slow
 def test_killed_around_the_writing_of_the_file_leaves_the_old_one_or_the_new_one_whole(tmp_path):
+    width = 400_000  # 24 MB in all: writing them takes a while
     outcomes = set()
-    with StubServer(answer=reply_to, latency_s=0.002) as stub:
+    with StubServer(answer=reply_to) as stub:
         bench = Bench(tmp_path / "bench", stub)
-        bench.finish("zero")
-        for i, delay_s in enumerate([0.0, 0.006, 0.012, 0.018, None], start=1):
-            before = bench.out.read_bytes()
-            child = bench.start(f"tone{i}")
-            while stub.n_requests < (i + 1) * N_CALLS:
+        bench.finish("zero", width)
+
+        def look() -> tuple[Any, ...]:
+            files = sorted(f.name for f in bench.folder.iterdir() if f.is_file())
+            return files, bench.stamp()
+
+        for i, delay_s in enumerate([0.0, 0.004, 0.016, None], start=1):
+            before, stamp, seen = bench.out.read_bytes(), bench.stamp(), look()
+            child = bench.start(f"tone{i}", width)
+            while look() == seen if delay_s is not None else bench.stamp() == stamp:
                 assert child.poll() is None, child.stderr.read()
-                time.sleep(0.0005)
-            if delay_s is None:
-                while bench.out.read_bytes() == before:
-                    assert child.poll() is None, child.stderr.read()
-            else:
-                time.sleep(delay_s)
+            time.sleep(delay_s or 0.0)
             child.kill()
             child.communicate(timeout=10)
             after = bench.out.read_bytes()
-            lines = [json.loads(line) for line in after.splitlines()]
-            if after != before:
-                assert len(lines) == N_RECORDS and after.endswith(b"\n")
-                assert all(f"tone{i} question" in r["question"] for r in lines)
             outcomes.add(after != before)
-            bench.finish(f"tone{i}")
-            stub.n_requests = (i + 1) * N_CALLS  # what the kill made the second run ask again
+            if after != before:
+                lines = [json.loads(line) for line in after.splitlines()]
+                assert len(lines) == N_RECORDS and after.endswith(b"\n")
+                assert all(r["question"].split()[2] == f"tone{i}" for r in lines)
+            bench.finish(f"tone{i}", width)
     assert outcomes == {True, False}, "the kills were all too early, or all too late"
 
 
