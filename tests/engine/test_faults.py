@@ -876,7 +876,9 @@ def test_bad_key_is_asked_once_whatever_is_in_flight():
     with StubServer(faults=lambda n, body: "401") as stub:
         model = dfn.OpenAICompatibleModel("stub", stub.url, api_key="no")
         records = [{"text": f"fact {i}"} for i in range(40)]
-        pipeline = dfn.Source.list(records) >> dfn.LLMStep("{text}", output_columns=["q"], model=model)
+        pipeline = dfn.Source.list(records) >> dfn.LLMStep(
+            "{text}", output_columns=["q"], model=model
+        )
         for n_runs in (1, 2):
             with pytest.raises(dfn.LLMError) as caught:
                 pipeline.run(max_concurrent=16)
