@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from datafast_nb.records import Record
+from datafast_nb.records import Record, copy_record
 
 
 @dataclass(slots=True)
@@ -26,6 +26,8 @@ class Table:
     (`child_ids`); None where no step needed it."""
     tokens: list[str] | None = None
     """What decides parameters that are sampled per record; None before the first LLM step."""
+    is_shared: bool = False
+    """The dicts are the source's own: to be copied before anyone may keep or change them."""
 
     def __len__(self) -> int:
         return len(self.records)
@@ -38,7 +40,16 @@ class Table:
             self.flat,
             None if ids is None else [ids[i] for i in indices],
             None if tokens is None else [tokens[i] for i in indices],
+            self.is_shared,
         )
+
+    def unshared(self) -> Table:
+        """The table with copies of the records."""
+        return Table(self.copies(), self.flat, self.row_ids, self.tokens)
+
+    def copies(self) -> list[Record]:
+        """Copies of the records that share nothing with them."""
+        return list(map(dict.copy if self.flat else copy_record, self.records))
 
 
 def child_id(parent: str, fan_out: int, place: int) -> str:

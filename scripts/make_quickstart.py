@@ -27,8 +27,7 @@ Documents become questions and answers, written by a small model that runs in th
 no key, no server, nothing to pay. Build a pipeline cell by cell, look at each step, and only then
 run it all. **Looking is free**: displaying an object never asks a model. **Nothing is paid twice**:
 every answer is on disk before you see it, and is used again whenever the same question is asked.""",
-    """import datafast_nb as dfn
-from datafast_nb import Filter, LLMStep, LocalModel, Sink, Source
+    """from datafast_nb import Filter, LLMStep, LocalModel, Sink, Source
 from datafast_nb.data import articles""",
     """## 1. A source and a filter
 
@@ -41,7 +40,7 @@ documents""",
     """## 2. An LLM step
 
 `SmolLM2-135M` is real but tiny, so expect weak content; for good content put another model here,
-for example `dfn.OpenAIModel("gpt-4o-mini")`. Several output columns mean that the model is asked for
+for example `OpenAIModel("gpt-4o-mini")`. Several output columns mean that the model is asked for
 JSON, and that its reply is checked. One example shows it what is wanted.""",
     """model = LocalModel()
 model""",

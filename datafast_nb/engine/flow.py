@@ -19,7 +19,7 @@ from datafast_nb.records import Record, RowIds, copy_record, normalise_records
 from datafast_nb.results import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SourceStep, Step
 
-CHUNK = 4096
+CHUNK = 1024  # larger ones fall out of the processor's cache between two steps
 SLICE_S = 0.05
 SMALLEST_CHUNK = 16
 
@@ -59,7 +59,7 @@ def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: 
             return f"step '{run.name}', {source.place(n + i)}"
 
         records, flat = normalise_records(
-            rows, where=place, notes=ctx.notes, from_frame=source.from_frame
+            rows, where=place, notes=ctx.notes, from_frame=source.from_frame, copy=False
         )
         row_ids = None
         if given is not None:
@@ -67,7 +67,7 @@ def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: 
         elif ids is not None:
             row_ids = ids.take(records)
         tokens = None if given_tokens is None else list(given_tokens[n : n + len(records)])
-        chunk = Table(records, flat, row_ids, tokens)
+        chunk = Table(records, flat, row_ids, tokens, is_shared=True)
         n += len(records)
         run.n_out = n
         run.parents.add(0, len(records), None)
@@ -100,7 +100,7 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
         run.parents.add(len(chunk), len(out), parents)
         run.n_in += len(chunk)
         run.n_out += len(out)
-        made = Table(out, flat, ids, tokens)
+        made = Table(out, flat, ids, tokens, chunk.is_shared and not is_user_made)
         keep.add(made)
         if out:
             yield made
@@ -163,10 +163,12 @@ def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:
     ids: list[str] | None = []
     tokens: list[str] | None = []
     flat = True
+    is_shared = False
     ended = True
     for chunk in chunks:
         records.extend(chunk.records)
         flat = flat and chunk.flat
+        is_shared = is_shared or chunk.is_shared
         if chunk.row_ids is None:
             ids = None
         elif ids is not None:
@@ -181,7 +183,7 @@ def gather(chunks: Chunks, need: int | None = None) -> tuple[Table, bool]:
     close = getattr(chunks, "close", None)
     if close is not None and not ended:
         close()
-    return Table(records, flat, ids, tokens if records else None), ended
+    return Table(records, flat, ids, tokens if records else None, is_shared), ended
 
 
 def choose(ctx: RunContext, run: StepRun, step: ChoiceStep, table: Table) -> Table:
@@ -261,6 +263,7 @@ class _Keeper:
             self._run.table = None
             return
         table.records.extend(chunk.records)
+        table.is_shared = table.is_shared or chunk.is_shared
         table.flat = table.flat and chunk.flat
         if chunk.row_ids is None:
             table.row_ids = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from datafast_nb.lineage import Table, child_id
 from datafast_nb.models.base import Message
@@ -19,9 +19,9 @@ class Slot:
 
     row: CallRow
     variant: Variant
-    messages: list[Message]
-    followers: list[Slot] = field(default_factory=list)
-    """Calls of this run that want the same draw."""
+    messages: tuple[Message, ...]
+    followers: list[Slot] | None = None
+    """Calls of this run that want the same draw; None: none so far."""
 
 
 def assemble(

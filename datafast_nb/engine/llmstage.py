@@ -127,7 +127,7 @@ class LLMStage:
         tokens = self._table.tokens
         for variant in step.plan(record, tokens[i] if tokens is not None else ""):
             try:
-                messages = step.messages(record, variant)
+                messages = tuple(step.messages(record, variant))
                 key = variant.keys.key(messages)
             except KeyError as exc:
                 self._bad_prompt[i] = (
@@ -243,6 +243,8 @@ class LLMStage:
             )
         leader = self._leaders.get((row.key, row.label))
         if leader is not None:
+            if leader.followers is None:
+                leader.followers = []
             leader.followers.append(slot)
             self._outstanding += 1
             return
@@ -331,7 +333,7 @@ class LLMStage:
         row.usd = call.usd if call.usd == call.usd else None
         row.wasted_usd = call.wasted_usd if call.wasted_usd == call.wasted_usd else 0.0
         if self._keep:
-            row.messages = tuple(slot.messages)
+            row.messages = slot.messages
             row.text = reply.text if reply is not None else None
         row.latency_s = reply.latency_s if reply is not None else 0.0
         if call.values is not None:
@@ -346,7 +348,7 @@ class LLMStage:
             self._n_failed += 1
         self._paid += call.usd
         self._ctx.claimed.add((row.key, row.label))
-        for follower in slot.followers:
+        for follower in slot.followers or ():
             f = follower.row
             f.status = "answered" if row.status == "new" else row.status
             f.verdict, f.error, f.values = row.verdict, row.error, row.values
@@ -359,7 +361,7 @@ class LLMStage:
                 f.usd = 0.0
             self._outstanding -= 1
             self._finish(follower)
-        slot.followers = []
+        slot.followers = None
         self._outstanding -= 1
         self._finish(slot)
         self._progress()
@@ -419,7 +421,7 @@ class LLMStage:
         row.input_tokens, row.output_tokens = tokens_in or 0, tokens_out or 0
         row.latency_s = latency
         if self._keep:
-            row.messages = tuple(slot.messages)
+            row.messages = slot.messages
             row.text = text
 
     def _finish(self, slot: Slot) -> None:

@@ -16,7 +16,7 @@ from datafast_nb.engine.sinking import write_sinks
 from datafast_nb.errors import BudgetExceededError, DatafastError, LLMError, RunInterrupted
 from datafast_nb.graph import Node
 from datafast_nb.lineage import Table
-from datafast_nb.records import Record, copy_record
+from datafast_nb.records import Record
 from datafast_nb.results import Result, RunInfo, StepRun, remember
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
@@ -363,7 +363,10 @@ class Runner:
         # Another run, or the user, may change these records: the tables of the steps stay as they are.
         table = self._table or Table([], True, [])
         last = self._steps[-1].table if self._steps else None
-        records = [copy_record(r) for r in table.records] if last is not None else table.records
+        for run in self._steps:
+            if run.table is not None and run.table.is_shared:
+                run.table = run.table.unshared()
+        records = table.copies() if last is not None or table.is_shared else table.records
         result = Result(records, info)
         if not ctx.settings.dry:
             write_sinks(ctx, info, self._steps, is_complete=info.status == "complete")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from datafast_nb.errors import LLMError
@@ -50,6 +51,7 @@ _FINISH: dict[str, Finish] = {
 }
 
 
+@lru_cache(maxsize=64)
 def capabilities(name: str) -> Capabilities:
     """What the model of that name accepts; "openai/…" and "ft:…" are looked through."""
     short = name.removeprefix("openai/").removeprefix("ft:")

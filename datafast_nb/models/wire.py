@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -108,6 +109,7 @@ class WireReply:
     body: bytes = field(repr=False)
 
 
+@lru_cache(maxsize=64)
 def host_of(url: str) -> str:
     """Host and port of an address, for messages; no path, query or password."""
     parts = urlsplit(url)

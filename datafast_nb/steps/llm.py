@@ -34,7 +34,12 @@ from datafast_nb.store.memo import RequestKeys
 BOOKKEEPING = ("_model", "_prompt_index", "_language", "_temperature", "_output_index")
 LANGUAGE_FIELDS = frozenset({"language", "language_name"})
 OnError = Literal["skip", "raise", "retry"]
-_NOT_IN_CONFIG = frozenset({"spec", "models", "variants", "on_error", "max_retries", "retry_delay"})
+_NOT_IN_CONFIG = frozenset(
+    {
+        *("spec", "fields", "models", "samples", "variants"),  # follow from the rest
+        *("on_error", "max_retries", "retry_delay"),
+    }
+)
 
 
 class LLMStep(Step):
@@ -159,7 +164,7 @@ class LLMStep(Step):
 
     # What the step reads and adds.
 
-    @property
+    @cached_property
     def fields(self) -> list[str]:
         """Columns that the templates read, in order of first use."""
         found: dict[str, None] = {}
@@ -281,7 +286,7 @@ class LLMStep(Step):
             )
         return out
 
-    @property
+    @cached_property
     def samples(self) -> list[tuple[str, int, Sample]]:
         """Parameters that are sampled per record: (name, axis of the expansion, Sample)."""
         found = []

@@ -13,7 +13,7 @@ from itertools import chain, count, islice
 from typing import Any, NoReturn
 
 from datafast_nb.errors import SourceError
-from datafast_nb.records import Record
+from datafast_nb.records import Record, column_names
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.store.files import (
     Conversion,
@@ -60,6 +60,9 @@ _OPTIONS = {
 }
 
 
+_DICT_ONLY = frozenset({dict})
+
+
 class ListSource(SourceStep):
     """Records of a list. The list is copied, the dicts in it are not."""
 
@@ -89,8 +92,10 @@ class ListSource(SourceStep):
 
     def columns(self) -> list[str]:
         """All columns of all records, in order of first appearance."""
-        keys = chain.from_iterable(r for r in self._records if isinstance(r, Mapping))
-        return [key for key in dict.fromkeys(keys) if isinstance(key, str)]
+        named = self._records
+        if not _DICT_ONLY.issuperset(map(type, named)):
+            named = [r for r in named if isinstance(r, Mapping)]
+        return [key for key in column_names(named) if isinstance(key, str)]
 
     def place(self, index: int) -> str:
         """Name record `index` for errors."""
