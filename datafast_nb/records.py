@@ -14,6 +14,7 @@ from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
+from sys import getrefcount
 from typing import Any
 
 import orjson
@@ -28,6 +29,8 @@ FLAT_TYPES = frozenset(
 )
 _STR_ONLY = frozenset({str})
 _DICT_ONLY = frozenset({dict})
+_ALONE = set(map(getrefcount, [{}, {}]))
+"""What `getrefcount` says of a dict that only a list holds."""
 MAX_DEPTH = 100
 
 Where = Callable[[int], str]
@@ -75,7 +78,10 @@ def normalise_records(
         and is_str(map(type, set().union(*records)))
         and is_flat(map(type, chain.from_iterable(map(dict.values, records))))
     ):
-        return list(map(dict.copy, records)) if copy else records, True
+        # Where nobody else holds one of them, a copy would protect nothing.
+        if copy and set(map(getrefcount, records)) != _ALONE:
+            records = list(map(dict.copy, records))
+        return records, True
     out: list[Record] = []
     append = out.append
     flat = True

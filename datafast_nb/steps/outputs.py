@@ -8,7 +8,6 @@ bracket); anything else is unusable, with a reason.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -189,9 +188,6 @@ def _close(schema: Any) -> None:
             _close(value)
 
 
-_FENCE = re.compile(r"^\s*```[A-Za-z0-9_-]*[ \t]*\r?\n(.*?)\r?\n?[ \t]*```\s*$", re.DOTALL)
-
-
 def parse_object(text: str) -> dict[str, Any]:
     """The JSON object that a reply holds.
 
@@ -203,10 +199,8 @@ def parse_object(text: str) -> dict[str, Any]:
     try:
         data = _loads(text)
     except ValueError as first:
-        fenced = _FENCE.match(text)
-        inner = fenced.group(1) if fenced else text
         try:
-            data = _loads(_drop_trailing_commas(inner))
+            data = _loads(_drop_trailing_commas(_unfenced(text)))
         except ValueError:
             raise Unusable("unparsable", f"the reply is no JSON: {first}") from first
     if not isinstance(data, dict):
@@ -214,11 +208,33 @@ def parse_object(text: str) -> dict[str, Any]:
     return data
 
 
+def _unfenced(text: str) -> str:
+    """The text inside a Markdown code fence that holds the whole reply; else the text."""
+    body = text.strip()
+    if len(body) < 6 or not body.startswith("```") or not body.endswith("```"):
+        return text
+    first, _, rest = body[3:-3].partition("\n")
+    # After the opening fence stands the name of a language, or nothing.
+    return rest if first.strip().replace("-", "").isalnum() or not first.strip() else text
+
+
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
+    # Half of an escaped surrogate pair is no text: it could not be written to any file.
+    return _whole_text(data) if "\\u" in text else data
+
+
+def _whole_text(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole_text(v) for v in value]
+    if isinstance(value, dict):
+        return {_whole_text(k): _whole_text(v) for k, v in value.items()}
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
