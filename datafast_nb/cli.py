@@ -37,9 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.home = args.home
     try:
         return int(args.run(args) or 0)
-    except (DatafastError, FileNotFoundError) as exc:
-        print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
-        return 1
     except RunInterrupted as exc:
         print(f"\n{exc}", file=sys.stderr)
         return 130
@@ -50,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has what it wants (`| head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (DatafastError, ValueError, OSError) as exc:
+        said = " ".join(str(exc).split())
+        print(views.printable(f"{type(exc).__name__}: {said}"), file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,10 +113,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(value: str) -> int:
-    n = int(value)
-    if n < 1:
-        raise argparse.ArgumentTypeError(f"{value} is no number of documents; give 1 or more")
-    return n
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number of documents; give 1 or more")
+    return int(value)
 
 
 # The demo.
@@ -133,7 +133,7 @@ def demo_pipeline(model: Model, *, source: str | None, column: str | None, outpu
     from datafast_nb.steps.transform import Filter, Map
 
     documents = Source.file(source or str(articles_path())).as_step("documents")
-    name = column or _text_column(documents)
+    name = _text_column(documents, column)
 
     def long_enough(record: dict[str, Any]) -> bool:
         return isinstance(record.get(name), str) and len(record[name]) >= MIN_TEXT_CHARS
@@ -156,10 +156,19 @@ def demo_pipeline(model: Model, *, source: str | None, column: str | None, outpu
     return filtered >> ask.as_step("ask") >> Sink.jsonl(output).as_step("write")
 
 
-def _text_column(source: Any) -> str:
+def _text_column(source: Any, wanted: str | None) -> str:
     from datafast_nb.errors import SourceError
+    from datafast_nb.validate import nearest
 
     lengths: dict[str, int] = {}
+    if wanted is not None:
+        known = source.columns() or []
+        if wanted not in known:
+            raise SourceError(
+                f"{source.describe()} has no column {wanted!r}.{nearest(wanted, known)} "
+                f"Columns: {views.some_names(known)}"
+            )
+        return wanted
     for chunk in source.read(20):
         for row in chunk:
             for key, value in dict(row).items():
@@ -174,14 +183,22 @@ def _text_column(source: Any) -> str:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    from datafast_nb.errors import SourceError
     from datafast_nb.models.local import LocalModel
 
     model = LocalModel()
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     pipeline = demo_pipeline(model, source=args.input, column=args.column, output=args.output)
+    estimate = pipeline.estimate(limit=args.limit)
+    if not any(s.records_in for s in estimate.steps if s.models):
+        # An empty run would write an empty file over the former one.
+        raise SourceError(
+            f"{pipeline.steps[0].describe()}: no document has {MIN_TEXT_CHARS} characters or more "
+            f"in its text column; {args.output} is left as it was"
+        )
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     print(pipeline.visualize())
     print()
-    print(pipeline.estimate(limit=args.limit))
+    print(estimate)
     print(flush=True)
     started = time.monotonic()
     result = pipeline.run(limit=args.limit, show_progress=True)

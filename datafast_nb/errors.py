@@ -73,7 +73,12 @@ class SourceError(DatafastError):
 
 
 class SinkError(DatafastError):
-    """Output that cannot be written; the former file stands untouched."""
+    """Output that cannot be written; the former file stands untouched.
+
+    `result` holds the records where a run had finished them.
+    """
+
+    result: Any = None
 
 
 class LLMError(DatafastError):

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datafast_nb.display import html, text, views
+from datafast_nb.errors import DatafastError
+from datafast_nb.models.base import Model
 from datafast_nb.models.pricing import price_of
 from datafast_nb.options import shown_path
 from datafast_nb.steps.llm import LLMStep
 
 if TYPE_CHECKING:
     from datafast_nb.results import RunInfo, StepRun
+    from datafast_nb.validate import CompiledNode
 
 BYTES_PER_TOKEN = 4.0
 """Rough size of a token of English text, where no reply has been measured."""
@@ -51,6 +54,8 @@ class ExecutionEstimate:
     """Records of the source."""
     steps: tuple[StepEstimate, ...]
     memo_path: str
+    notes: tuple[str, ...] = ()
+    """What would keep the run from asking."""
 
     @property
     def total_llm_calls(self) -> float:
@@ -75,7 +80,7 @@ class ExecutionEstimate:
     @property
     def is_exact(self) -> bool:
         """The number of new calls is known, not guessed."""
-        return all(s.is_exact for s in self.steps)
+        return all(s.is_exact for s in self.steps if s.models)
 
     def view(self) -> views.TableView:
         """Plain data for display."""
@@ -114,8 +119,8 @@ class ExecutionEstimate:
             right=frozenset(
                 {"in", "out", "calls new", "answered", "failed before", "tokens", "cost"}
             ),
-            note=f"memo: {shown_path(self.memo_path)}",
-        )
+            note="\n".join((f"memo: {shown_path(self.memo_path)}", *self.notes)),
+        ).without_empty()
 
     def __repr__(self) -> str:
         return text.table(self.view())
@@ -158,29 +163,25 @@ def estimate_run(info: RunInfo) -> ExecutionEstimate:
             )
         )
         pending_in = pending_out
-    return ExecutionEstimate(info.steps[0].n_out if info.steps else 0, tuple(steps), info.memo_path)
+    n_records = info.steps[0].n_out if info.steps else 0
+    asking = {s.name for s in steps if s.llm_calls}
+    notes = missing_keys([n for n in info.compiled.nodes if n.name in asking])
+    return ExecutionEstimate(n_records, tuple(steps), info.memo_path, tuple(notes))
 
 
 def _llm_estimate(run: StepRun, step: LLMStep, pending_in: float) -> tuple[StepEstimate, float]:
     pending = [c for c in run.calls if c.status == "pending"]
-    distinct = {(c.key, c.label) for c in pending}
+    distinct = {(c.key, c.label): c.model for c in pending}
     answered = [c for c in run.calls if c.status == "answered"]
     failed = sum(1 for c in run.calls if c.status == "failed")
     further = pending_in * step.calls_per_record
     n_new = len(distinct) + further
     tokens_in = _mean_input(run, step)
     tokens_out, basis = _mean_output(step, [c.output_tokens for c in answered if c.output_tokens])
-    cost = 0.0
-    prices = [price_of(m) for m in step.models]
-    if n_new:
-        if any(p is None for p in prices):
-            cost = math.nan
-        else:
-            known = [p for p in prices if p is not None]
-            each = sum(
-                p.input_per_mtok_usd * tokens_in + p.output_per_mtok_usd * tokens_out for p in known
-            )
-            cost = n_new * each / max(1, len(known)) / 1e6
+    per_call = {m.name: _call_usd(m, tokens_in, tokens_out) for m in step.models}
+    cost = sum(per_call.get(name, math.nan) for name in distinct.values())
+    if further:
+        cost += further * sum(per_call.values()) / max(1, len(per_call))
     selected = run.n_in - run.fates.beyond_limit
     out = run.n_out + len(pending) + further
     made = StepEstimate(
@@ -197,6 +198,28 @@ def _llm_estimate(run: StepRun, step: LLMStep, pending_in: float) -> tuple[StepE
         basis=basis if n_new else "all on disk",
     )
     return made, len(pending) + further
+
+
+def _call_usd(model: Model, tokens_in: float, tokens_out: float) -> float:
+    price = price_of(model)
+    if price is None:
+        return math.nan
+    return (price.input_per_mtok_usd * tokens_in + price.output_per_mtok_usd * tokens_out) / 1e6
+
+
+def missing_keys(nodes: Sequence[CompiledNode]) -> list[str]:
+    """A sentence for each model that could not be asked for want of a key."""
+    found: dict[str, None] = {}
+    for node in nodes:
+        try:
+            models = node.step.models if isinstance(node.step, LLMStep) else []
+        except (TypeError, ValueError, DatafastError):
+            continue  # compiling lists it as a problem
+        for model in models:
+            missing = model.missing_key()
+            if missing:
+                found[f"{missing} is not set: step '{node.name}' cannot ask {model.name!r}"] = None
+    return list(found)
 
 
 def _mean_input(run: StepRun, step: LLMStep) -> float:

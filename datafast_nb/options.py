@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 HOME_NAME = ".datafast_nb"
 
@@ -30,6 +31,41 @@ class Options:
     """Size limit of one reply, after decompression."""
     lock_wait_s: float = 30.0
     """Seconds to wait for another process that holds the memo's lock."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = [f.name for f in fields(self)]
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise AttributeError(f"no option {name!r}; {hint}Options: {', '.join(known)}")
+        if not _fits(name, value):
+            raise ValueError(f"options.{name} is {value!r}; use {_VALUES[name]}")
+        super().__setattr__(name, value)
+
+
+_VALUES = {
+    "home": "a path, or None",
+    "mode": "'normal', 'replay' or None",
+    "progress": "True, False or None",
+    "preview_on_display": "'auto', 'safe' or 'off'",
+    "preview_seconds": "seconds of 0 or more",
+    "keep_rows": "a whole number of 0 or more",
+    "max_reply_bytes": "a whole number of 0 or more",
+    "lock_wait_s": "seconds of 0 or more",
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name == "home":
+        return value is None or isinstance(value, (str, os.PathLike))
+    if name == "mode":
+        return value in (None, "normal", "replay")
+    if name == "preview_on_display":
+        return value in ("auto", "safe", "off")
+    if name == "progress":
+        return value is None or isinstance(value, bool)
+    kinds = (int, float) if name.endswith(("_s", "_seconds")) else int
+    return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
 
 
 options = Options()

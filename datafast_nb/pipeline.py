@@ -12,11 +12,11 @@ from datafast_nb.engine.context import Pick, RunContext, RunSettings
 from datafast_nb.engine.events import Bus, Event
 from datafast_nb.engine.handle import Run
 from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT
-from datafast_nb.engine.preview import Preview, preview_of
+from datafast_nb.engine.preview import KeptResults, Preview, preview_of
 from datafast_nb.engine.progress import listener as progress_listener
 from datafast_nb.engine.runner import Runner
 from datafast_nb.errors import DatafastError, PipelineValidationError
-from datafast_nb.estimate import ExecutionEstimate, estimate_run
+from datafast_nb.estimate import ExecutionEstimate, estimate_run, missing_keys
 from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
 from datafast_nb.options import options
 from datafast_nb.results import Result
@@ -41,7 +41,7 @@ class Pipeline:
     A pipeline never changes: `>>` and `as_step` make new ones that share their past.
     """
 
-    __slots__ = ("_compiled", "_preview", "_result", "_tail")
+    __slots__ = ("_compiled", "_kept", "_result", "_tail")
 
     def __init__(self, steps: Sequence[Step]) -> None:
         if isinstance(steps, Step):
@@ -50,14 +50,14 @@ class Pipeline:
             _check_step(step)
         self._tail = chain(steps)
         self._result: Result | None = None
-        self._preview: Preview | None = None
+        self._kept = KeptResults()
 
     @classmethod
     def _of(cls, tail: Node, result: Result | None = None) -> Pipeline:
         made = cls.__new__(cls)
         made._tail = tail
         made._result = result
-        made._preview = None
+        made._kept = KeptResults()
         return made
 
     @classmethod
@@ -268,10 +268,10 @@ class Pipeline:
         compiled, _ = validate.inspect_graph(self._tail)
         lines = []
         for i, node in enumerate(compiled.nodes):
-            detail = node.step.describe()
+            detail = views.cell(views.described(node.step))
             arrow = "" if i == 0 else "  ↓\n"
             lines.append(f"{arrow}{node.name}{'  ' + detail if detail else ''}")
-        return "\n".join(lines)
+        return text.Drawing(text.joined(lines))
 
     def _run(
         self,
@@ -336,14 +336,18 @@ class Pipeline:
         head = f"Pipeline: {n} step{'s' * (n != 1)}"
         if problems:
             head += f", {len(problems)} problem{'s' * (len(problems) != 1)}"
+        failure = preview.failure if preview is not None else ""
         return views.PipelineView(
             head=head,
-            steps=tuple((c.name, c.step.describe()) for c in compiled.nodes),
+            steps=tuple((c.name, views.described(c.step)) for c in compiled.nodes),
             problems=tuple(str(p) for p in problems),
             warnings=compiled.warnings,
-            notes=tuple(preview.notes) if preview is not None else (),
-            preview=preview.view() if preview is not None else None,
-            hint="" if problems else "next: .estimate() · .run_one() · .run(limit=5) · .run()",
+            notes=(*missing_keys(compiled.nodes), *(preview.notes if preview is not None else ())),
+            preview=preview.view() if preview is not None and not failure else None,
+            failure=failure,
+            hint=""
+            if problems or failure
+            else "next: .estimate() · .run_one() · .run(limit=5) · .run()",
         )
 
     def __repr__(self) -> str:
@@ -355,12 +359,17 @@ class Pipeline:
         if options.preview_on_display != "off":
             try:
                 deadline = time.monotonic() + options.preview_seconds
-                preview = preview_of(self, 5, options.preview_on_display == "safe", deadline)
+                safe = options.preview_on_display == "safe"
+                preview = preview_of(self, 5, safe, deadline, self._kept)
             except PipelineValidationError:
                 preview = None  # the view lists the problems
             except Exception as exc:  # a display never raises; the error is shown in place
                 preview = Preview.failed(exc)
-        view = self.view(preview)
+        try:
+            view = self.view(preview)
+        except Exception as exc:  # a step of a user whose settings cannot even be looked at
+            steps = tuple((s.name, "") for s in self.steps)
+            view = views.PipelineView("Pipeline", steps, (views.error_text(exc),), (), ())
         return {"text/plain": text.pipeline(view), "text/html": html.pipeline(view)}
 
     def __len__(self) -> int:

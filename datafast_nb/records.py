@@ -9,7 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 from hashlib import blake2b
@@ -112,9 +114,14 @@ def normalise_records(
                 clean = _normalise(value, place, notes, from_frame, 0)
                 if flat and type(clean) not in FLAT_TYPES:
                     flat = False
-            new[str(key)] = clean
+            new[_key_text(key)] = clean
         append(new)
     return out, flat
+
+
+def _key_text(key: str) -> str:
+    # `str(key)` of an enum member would be its name.
+    return key if type(key) is str else str.__str__(key)
 
 
 def _column_place(where: Where, index: int, column: str) -> str:
@@ -134,7 +141,7 @@ def _normalise(
         return None if from_frame and math.isnan(value) else value
     if kind in FLAT_TYPES:
         return value
-    if depth > MAX_DEPTH:
+    if depth >= MAX_DEPTH:
         raise RecordError(f"{place()} is nested more than {MAX_DEPTH} levels deep")
     if kind is list:
         return [_normalise(v, place, notes, from_frame, depth + 1) for v in value]
@@ -146,7 +153,7 @@ def _normalise(
                     f"{place()} holds a dict with the key {k!r} ({type(k).__name__}); "
                     "keys are strings, so that 1 and '1' cannot merge in a file"
                 )
-            clean[str(k)] = _normalise(v, place, notes, from_frame, depth + 1)
+            clean[_key_text(k)] = _normalise(v, place, notes, from_frame, depth + 1)
         return clean
     if isinstance(value, (list, tuple, set, frozenset)):
         if notes is not None and not isinstance(value, list):
@@ -170,10 +177,14 @@ def _normalise_foreign(
         if kind.__name__ in ("Series", "Index"):
             return _normalise(value.tolist(), place, notes, True, depth + 1)
     if module == "numpy":
-        if kind.__name__ == "datetime64":
-            plain = value.astype("datetime64[us]").item()
-            return plain  # None for NaT
-        if hasattr(value, "tolist") and kind.__name__ not in ("timedelta64", "void"):
+        unit = value.dtype.kind if hasattr(value, "dtype") else ""
+        if unit == "M":
+            # Microseconds are what Python has; numpy would give integers for finer ones, and
+            # does for years over 9999. NaT becomes None.
+            stamps = value.astype("datetime64[us]")
+            if int not in map(type, stamps.ravel().tolist()):
+                return _normalise(stamps.tolist(), place, notes, from_frame, depth + 1)
+        elif unit not in ("m", "V") and hasattr(value, "tolist"):
             return _normalise(value.tolist(), place, notes, from_frame, depth + 1)
     if isinstance(value, bool):
         return bool(value)
@@ -217,14 +228,32 @@ _CANONICAL = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def canonical_json(value: Any) -> bytes:
-    """The same bytes for equal values: sorted keys, UTF-8, no spaces; dates, Decimal and bytes tagged."""
+    """The same bytes for equal values: sorted keys, UTF-8, no spaces.
+
+    Dates, Decimal and bytes are tagged. RecordError where an integer is too long to write.
+    """
     try:
         return orjson.dumps(value, default=_tag, option=_CANONICAL)
     except TypeError:
         # Integers over 64 bits, lone surrogates: rare, and the standard library takes them.
-        return json.dumps(
-            value, default=_tag, sort_keys=True, ensure_ascii=True, separators=(",", ":")
-        ).encode()
+        with refuse_long_integers():
+            return json.dumps(
+                value, default=_tag, sort_keys=True, ensure_ascii=True, separators=(",", ":")
+            ).encode()
+
+
+@contextmanager
+def refuse_long_integers() -> Iterator[None]:
+    """RecordError instead of Python's ValueError on an integer of thousands of digits."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except ValueError as exc:
+        raise RecordError(
+            f"an integer has more than {sys.get_int_max_str_digits()} digits, the most that "
+            "Python writes; keep it as text, for example hex(value)"
+        ) from exc
 
 
 def _tag(value: Any) -> Any:
@@ -235,6 +264,19 @@ def _tag(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"$bytes": value.hex()}
     raise TypeError(f"{type(value).__name__} has no canonical JSON")
+
+
+def _canonical_record(record: Record, index: int) -> bytes:
+    """Canonical JSON; an error names the record by its index in the chunk, and the column."""
+    try:
+        return canonical_json(record)
+    except RecordError:
+        for column, value in record.items():
+            try:
+                canonical_json(value)
+            except RecordError as exc:
+                raise RecordError(f"record {index}, column {column!r}: {exc}") from exc
+        raise
 
 
 ID_BYTES = 12
@@ -254,11 +296,11 @@ class RowIds:
         """Identities of the next rows: 24 hex digits, "-1", "-2", … for repeated content."""
         ranks = self._ranks
         out = []
-        for record in records:
+        for i, record in enumerate(records):
             try:
                 body = orjson.dumps(record, default=_tag, option=_CANONICAL)
             except TypeError:
-                body = canonical_json(record)
+                body = _canonical_record(record, i)
             row = blake2b(body, digest_size=ID_BYTES, key=self._salt).hexdigest()
             rank = ranks.get(row, 0)
             ranks[row] = rank + 1

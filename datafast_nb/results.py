@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 from datafast_nb.display import html, text, views
+from datafast_nb.errors import DatafastError
 from datafast_nb.lineage import Fates, Parents, Table
 from datafast_nb.models.base import Message
 from datafast_nb.options import shown_path
@@ -235,6 +236,9 @@ class Result(list[Record]):
     Slices are Results; `res >> step` goes on from these records.
     """
 
+    _n_whole: int | None = None
+    """Of a slice: number of records of the Result that it was cut from."""
+
     def __init__(
         self,
         records: Iterable[Record] = (),
@@ -252,7 +256,9 @@ class Result(list[Record]):
     def __getitem__(self, index: SupportsIndex | slice) -> Record | Result:
         """One record, or a Result of some."""
         if isinstance(index, slice):
-            return Result(super().__getitem__(index), self._info, self._rows[index])
+            part = Result(super().__getitem__(index), self._info, self._rows[index])
+            part._n_whole = len(self) if self._n_whole is None else self._n_whole
+            return part
         return super().__getitem__(index)
 
     @property
@@ -352,6 +358,10 @@ class Result(list[Record]):
         run = self.step(step)
         if run.index == 0:
             return Result([], self._info)
+        if not run.parents.known:
+            raise DatafastError(
+                f"step '{run.name}' changed the number of records, and nobody knows which it dropped"
+            )
         before = self.at(run.index - 1)
         gone = set(range(run.n_in)) - set(run.parents.all())
         return Result([before[i] for i in sorted(gone) if i < len(before)], self._info)
@@ -368,6 +378,8 @@ class Result(list[Record]):
         """The way of record `index` through the pipeline."""
         from datafast_nb.trace import trace_output  # upward: a trace holds a Result
 
+        if len(self) != len(self._rows):
+            raise ValueError("this Result was edited as a list: its records have lost their lineage")
         return trace_output(self.info, self._rows[index])
 
     def __rshift__(self, other: Any) -> Pipeline:
@@ -383,11 +395,8 @@ class Result(list[Record]):
 
     def __repr__(self) -> str:
         if self._info is None:
-            return (
-                f"Result({list.__repr__(self)})"
-                if len(self) < 5
-                else f"Result({len(self)} records)"
-            )
+            shown = views.cell(list(self), 2_000) if len(self) < 5 else f"{len(self):,} records"
+            return f"Result({shown})"
         return text.result(self.view())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -401,7 +410,14 @@ def result_view(result: Result) -> views.ResultView:
     """Plain data of a Result for display."""
     info = result.info
     total = result.ledger.total
-    facts = [f"{total.new:,} calls new", f"{total.answered:,} answered from the memo"]
+    facts = []
+    if result._n_whole not in (None, len(result)):
+        article = "an" if info.status == "interrupted" else "a"
+        facts.append(
+            f"{len(result):,} of {result._n_whole:,} records of {article} {info.status} run"
+        )
+    n_own = len(facts)
+    facts += [f"{total.new:,} calls new", f"{total.answered:,} answered from the memo"]
     if total.new:
         facts.append(f"paid {views.usd(total.paid_usd)}")
     if total.answered:
@@ -413,7 +429,7 @@ def result_view(result: Result) -> views.ResultView:
     return views.ResultView(
         status=info.status,
         n=len(result),
-        facts=tuple(facts) if any(s.calls for s in info.steps) else (),
+        facts=tuple(facts if any(s.calls for s in info.steps) else facts[:n_own]),
         table=views.records_table(result[:10], ""),
         n_more=max(0, len(result) - 10),
         funnel=Funnel(info.steps).view(),

@@ -10,7 +10,10 @@ from datafast_nb.display import html, text, views
 from datafast_nb.lineage import base_row
 from datafast_nb.records import Record, column_names, copy_record
 from datafast_nb.results import CallRow, Result, RunInfo, StepRun
-from datafast_nb.steps.base import SourceStep
+from datafast_nb.steps.base import SourceStep, Step
+from datafast_nb.steps.llm import LLMStep
+from datafast_nb.steps.sampling import Sample
+from datafast_nb.steps.transform import FlatMap
 
 if TYPE_CHECKING:
     from datafast_nb.pipeline import Pipeline
@@ -75,24 +78,58 @@ class RecordTrace(Mapping[str, Any]):
     def view(self) -> views.TraceView:
         """Plain data for display."""
         steps = []
+        before: tuple[Record, ...] = ()
         for s in self.trace:
-            calls = tuple(
-                (c.model, c.status, _prompt_text(c), c.text if c.text is not None else c.error)
-                for c in s.calls
-            )
-            steps.append(views.TraceStepView(s.name, s.fate, s.note, tuple(s.records[:5]), calls))
+            calls = tuple(_call_view(c) for c in s.calls[:_SHOWN])
+            notes = [s.note] if s.note else []
+            for word, n in (("calls", len(s.calls)), ("records", len(s.records))):
+                if n > _SHOWN:
+                    notes.append(f"{n - _SHOWN:,} more {word} are not shown")
+            records = tuple(_changed(s.records, before))
+            steps.append(views.TraceStepView(s.name, s.fate, "; ".join(notes), records, calls))
+            before = s.records or before
         head = (
             f"{len(self.outputs)} record{'s' * (len(self.outputs) != 1)} out"
             if self.outputs
             else self.why_dropped
         )
-        return views.TraceView(head, tuple(self.outputs[:1]), tuple(steps))
+        return views.TraceView(head, tuple(steps))
 
     def __repr__(self) -> str:
         return text.trace(self.view())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": text.trace(self.view()), "text/html": html.trace(self.view())}
+
+
+_SHOWN = 5  # calls and records of a step that a trace shows
+_MAX_COLUMNS = 40
+
+
+def _call_view(call: CallRow) -> views.TraceCallView:
+    is_error = call.text is None and bool(call.error)
+    answer = call.error if call.text is None else call.text
+    return views.TraceCallView(call.model, call.status, _prompt_text(call), answer, is_error)
+
+
+def _changed(records: Sequence[Record], before: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """What is new in the records after a step, if it can be told; of wide records the start."""
+    for i, record in enumerate(records[:_SHOWN]):
+        old: Mapping[str, Any] = {}
+        if len(before) == len(records):
+            old = before[i]
+        elif len(before) == 1:
+            old = before[0]
+        new = {k: v for k, v in record.items() if k not in old or not _is_same(old[k], v)}
+        shown = dict(list(new.items())[:_MAX_COLUMNS])
+        if len(new) > len(shown):
+            shown["…"] = f"{len(new) - len(shown):,} more columns"
+        if shown:
+            yield shown
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and bool(a == b)
 
 
 def _prompt_text(call: CallRow) -> str:
@@ -115,7 +152,8 @@ def trace_all(result: Result) -> RecordTrace:
 
 def _trace(info: RunInfo, outputs: list[int] | None, result: Result | None) -> RecordTrace:
     runs = info.steps
-    kept = _on_the_way(runs, outputs)
+    where = info.settings.get("where") if result is not None else None
+    kept = _on_the_way(runs, outputs) if where is None else _from_row(runs, where)
     steps: list[TraceStep] = []
     for run, chosen in zip(runs, kept, strict=True):
         table = run.table
@@ -146,11 +184,28 @@ def _on_the_way(runs: Sequence[StepRun], outputs: list[int] | None) -> list[list
         kept[k] = at
         if k == 0:
             break
-        if at:
+        if not run.parents.known:
+            at = list(range(run.n_in))  # any of them may have had a part in it
+        elif at:
             found = dict.fromkeys(p for i in at if (p := run.parents.of(i)) is not None)
             at = list(found)
         else:
             at = _asked_about(run)
+    return kept
+
+
+def _from_row(runs: Sequence[StepRun], where: Mapping[str, Any]) -> list[list[int]]:
+    """For each step the indices of the records that come from the first source row like `where`."""
+    table = runs[0].table
+    records = table.records if table is not None else []
+    at = [i for i, r in enumerate(records) if all(r.get(k) == v for k, v in where.items())][:1]
+    kept = [at]
+    for run in runs[1:]:
+        here = set(at)
+        at = [i for i, p in enumerate(run.parents.all()) if p in here]
+        if not run.parents.known:
+            at = list(range(run.n_out))
+        kept.append(at)
     return kept
 
 
@@ -186,6 +241,13 @@ def _fate(run: StepRun, n_kept: int) -> tuple[str, str]:
     return ("waiting", "") if f.waiting else ("advanced", "")
 
 
+def may_fan_out(step: Step) -> bool:
+    """Whether the step may make several records of one, each with an identity of its own."""
+    if isinstance(step, LLMStep):
+        return step.calls_per_record > 1
+    return isinstance(step, FlatMap) or (isinstance(step, Sample) and step.replace)
+
+
 class ResultSource(SourceStep):
     """A Result as the source of a further pipeline: records with the identities they had."""
 
@@ -197,6 +259,8 @@ class ResultSource(SourceStep):
         info = result._info
         self.pipeline: Pipeline | None = info.pipeline if info is not None else None
         self.row_ids, self.tokens = _identities(result)
+        whole = self.pipeline.steps if self.pipeline is not None else []
+        self.n_fan_outs = sum(map(may_fan_out, whole))
         calls = result.call_rows if info is not None else []
         self.prior_ranks: dict[tuple[str, str], int] = {}
         """Requests that the Result's own steps made, per key and row: later ones rank behind them."""
@@ -246,7 +310,7 @@ def _identities(result: Result) -> tuple[list[str] | None, list[str] | None]:
     if result._info is None or not result._info.steps:
         return None, None
     table = result._info.steps[-1].table
-    if table is None or table.row_ids is None or any(i >= len(table.row_ids) for i in result._rows):
-        return None, None
+    if table is None or table.row_ids is None or len(result) != len(result._rows):
+        return None, None  # not kept, or edited as a list: which record is which is not known
     ids = [table.row_ids[i] for i in result._rows]
     return ids, None if table.tokens is None else [table.tokens[i] for i in result._rows]

@@ -107,6 +107,7 @@ class CompiledPipeline:
             problems=(),
             warnings=self.warnings,
             notes=self.notes,
+            detail="columns",
         )
 
     def __repr__(self) -> str:
@@ -154,11 +155,25 @@ def inspect_graph(tail: Node) -> tuple[CompiledPipeline, list[Problem]]:
         before = columns[id(node.parents[0])] if node.parents else Columns()
         columns[id(node)] = _columns_after(node.step, name, before, text_columns, found)
         upstream = "".join(prints[id(p)] for p in node.parents)
-        prints[id(node)] = sha256(f"{upstream}|{step_fingerprint(node.step)}".encode()).hexdigest()[
-            :16
-        ]
+        own = _fingerprint(node.step, name, found)
+        prints[id(node)] = sha256(f"{upstream}|{own}".encode()).hexdigest()[:16]
         out.append(CompiledNode(node, name, columns[id(node)], prints[id(node)]))
     return CompiledPipeline(tuple(out), tuple(found.warnings), tuple(found.notes)), found.problems
+
+
+def _fingerprint(step: Step, name: str, found: _Findings) -> str:
+    try:
+        return step_fingerprint(step)
+    except Exception as exc:
+        if not any(p.step == name for p in found.problems):
+            found.problems.append(_unreadable(exc, name, step))
+        return ""
+
+
+def _unreadable(exc: Exception, name: str, step: Step) -> Problem:
+    said = str(exc) if isinstance(exc, DatafastError) else views.error_text(exc)
+    verb = "be read" if isinstance(step, SourceStep) else "be looked at"
+    return Problem(name, f"cannot {verb}: {said}", _site(step))
 
 
 def _site(step: Step) -> str:
@@ -223,8 +238,8 @@ def _columns_after(
     if isinstance(step, SourceStep):
         try:
             known = step.columns()
-        except DatafastError as exc:
-            found.problems.append(Problem(name, f"cannot be read: {exc}", _site(step)))
+        except Exception as exc:  # files that are gone, sources of users: a problem like others
+            found.problems.append(_unreadable(exc, name, step))
             return Columns()
         # No columns: an empty source, which says nothing of the rows it will have.
         return Columns(tuple(known), is_open=False) if known else Columns()
@@ -343,8 +358,23 @@ def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> C
         found.warnings.append(
             f"step '{name}' asks for num_outputs={step.num_outputs} at temperature 0: the answers will be equal"
         )
+    _warn_of_prompts(step, name, found)
     after = dict.fromkeys((*kept, *step.spec.columns, *step.bookkeeping))
     return Columns(tuple(after), before.is_open and step.forward_columns is None)
+
+
+def _warn_of_prompts(step: LLMStep, name: str, found: _Findings) -> None:
+    """Prompts that ask the same whatever the record, or whatever the language, is."""
+    if not step.fields:
+        found.warnings.append(
+            f"step '{name}' has no {{column}} in its prompt: it asks the same of every record"
+        )
+    templates = [*step._templates, *([step._system] if step._system else [])]
+    if step._languages and not any(f in LANGUAGE_FIELDS for t in templates for f in t.fields):
+        found.warnings.append(
+            f"step '{name}' sets language=, but no prompt uses {{language}} or {{language_name}}: "
+            "the model is not told which"
+        )
 
 
 def _check_model(step: LLMStep, name: str, site: str, found: _Findings) -> None:

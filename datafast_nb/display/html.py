@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -9,7 +10,13 @@ from datafast_nb.display import views
 
 # JupyterLab typesets two dollar signs as a formula; the class and the spans each prevent it.
 _ROOT = '<div class="mathjax_ignore tex2jax_ignore" style="font-size:13px;line-height:1.45;max-width:1080px">'
-_CELL = "padding:6px 14px 6px 0;vertical-align:top;word-wrap:break-word;"
+# Jupyter's sanitiser drops overflow-wrap:anywhere and sizes in em, and keeps the older word and px.
+_CELL = "padding:6px 14px 6px 0;vertical-align:top;"
+_WORDS = (
+    "min-width:60px;max-width:420px;word-wrap:break-word;overflow-wrap:anywhere;text-align:left"
+)
+_NUMBERS = "white-space:nowrap;text-align:right"
+MAX_PROBLEMS = 20
 _LINE = "border-top:1px solid rgba(128,128,128,.25);background:none"
 _CODE = "font-family:monospace;font-size:12px;white-space:pre-wrap"
 
@@ -20,8 +27,9 @@ def page(body: str) -> str:
 
 
 def say(text: Any) -> str:
-    """Any text, escaped; control characters shown."""
-    return escape(views.printable(str(text))).replace("$", "<span>$</span>").replace("\n", "<br>")
+    """Any text, escaped; control characters shown; very long text cut."""
+    shown = escape(views.printable(views.clip(str(text))))
+    return shown.replace("$", "<span>$</span>").replace("\n", "<br>")
 
 
 def head(text: str) -> str:
@@ -37,7 +45,7 @@ def line(text: str, *, muted: bool = False) -> str:
 
 def fold(title: str, body: str) -> str:
     """A section that opens."""
-    return f'<details style="padding:7px 0"><summary style="cursor:pointer">{say(title)}</summary>{body}</details>'
+    return f'<details style="padding:7px 0"><summary style="cursor:pointer">{say(views.cell(title))}</summary>{body}</details>'
 
 
 def table(view: views.TableView) -> str:
@@ -50,16 +58,17 @@ def table(view: views.TableView) -> str:
     note = line(view.note, muted=True) if view.note else ""
     if not view.columns:
         return title + note
-    align = ["right" if c in view.right else "left" for c in view.columns]
+    styles = [_CELL + (_NUMBERS if c in view.right else _WORDS) for c in view.columns]
     header = "".join(
-        f'<th style="{_CELL}text-align:{a};font-weight:600">{say(c)}</th>'
-        for c, a in zip(view.columns, align, strict=True)
+        f'<th style="{style};font-weight:600">{say(views.cell(c, views.MAX_NAME))}</th>'
+        for c, style in zip(view.columns, styles, strict=True)
     )
+    width = None if view.cell_width == views.MAX_CELL else view.cell_width
     body = "".join(
         f'<tr style="{_LINE}">'
         + "".join(
-            f'<td style="{_CELL}text-align:{a}">{_value(v)}</td>'
-            for v, a in zip(row, align, strict=True)
+            f'<td style="{style}">{_value(v, width)}</td>'
+            for v, style in zip(row, styles, strict=True)
         )
         + "</tr>"
         for row in view.rows
@@ -70,12 +79,12 @@ def table(view: views.TableView) -> str:
     )
 
 
-def _value(value: Any) -> str:
+def _value(value: Any, width: int | None) -> str:
     if value is None:
         return '<span style="opacity:.7">None</span>'
     if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return say(views.cell(value))
+        return views.number(value)
+    return say(views.cell(value, width))
 
 
 def result(view: views.ResultView) -> str:
@@ -86,11 +95,11 @@ def result(view: views.ResultView) -> str:
     parts.append(table(view.table))
     if view.n_more:
         parts.append(line(f"{view.n_more:,} more: .df has all", muted=True))
-    parts.append(fold("Funnel", table(view.funnel)))
     if view.errors is not None:
-        parts.append(fold(view.errors.title, table(view.errors)))
+        parts.append(table(view.errors))  # what went wrong is not folded away
+    parts.append(fold("Funnel", table(replace(view.funnel, title=""))))
     if view.ledger is not None:
-        parts.append(fold("Ledger", table(view.ledger)))
+        parts.append(fold(view.ledger.title.capitalize(), table(replace(view.ledger, title=""))))
     parts.extend(line(f"wrote {w}", muted=True) for w in view.written)
     parts.extend(line(f"note: {n}", muted=True) for n in view.notes)
     return page("".join(parts))
@@ -101,43 +110,48 @@ def trace(view: views.TraceView) -> str:
     parts = [head(view.head)]
     for step in view.steps:
         note = f": {step.note}" if step.note else ""
-        body = "".join(
-            f'<div style="padding:4px 0 4px 16px"><div style="opacity:.7">{say(f"{model}, {status}")}</div>'
-            f'<div style="{_CODE}">{say(prompt)}</div><div style="opacity:.7">reply</div>'
-            f'<div style="{_CODE}">{say(reply)}</div></div>'
-            for model, status, prompt, reply in step.calls
-        )
+        body = "".join(_call(call) for call in step.calls)
         for record in step.records:
-            body += table(
-                views.TableView("", ("column", "value"), tuple((k, v) for k, v in record.items()))
-            )
-        parts.append(fold(f"{step.name}: {step.fate}{note}", body))
-    for record in view.outputs:
-        parts.append(
-            table(
-                views.TableView(
-                    "output", ("column", "value"), tuple((k, v) for k, v in record.items())
-                )
-            )
-        )
+            body += table(views.TableView("", ("column", "value"), tuple(record.items())))
+        title = f"{step.name}: {step.fate}{note}"
+        parts.append(fold(title, body) if body else line(views.cell(title)))
     return page("".join(parts))
+
+
+def _call(call: views.TraceCallView) -> str:
+    label = "error" if call.is_error else "reply"
+    return (
+        '<div style="padding:4px 0 4px 16px">'
+        f'<div style="opacity:.7">{say(f"{call.model}, {call.status}")}</div>'
+        f'<div style="{_CODE}">{say(call.prompt)}</div><div style="opacity:.7">{label}</div>'
+        f'<div style="{_CODE}">{say(call.answer)}</div></div>'
+    )
 
 
 def pipeline(view: views.PipelineView) -> str:
     """A pipeline before a run."""
     parts = [head(view.head)]
-    parts.extend(line(f"✕ {p}") for p in view.problems)
-    parts.append(table(views.TableView("", ("step", "what it does"), view.steps)))
-    parts.extend(line(f"! {w}") for w in view.warnings)
+    parts.extend(_remark(f"✕ {p}") for p in view.problems[:MAX_PROBLEMS])
+    if len(view.problems) > MAX_PROBLEMS:
+        parts.append(_remark(f"… and {len(view.problems) - MAX_PROBLEMS:,} more problems"))
+    parts.append(table(views.TableView("", ("step", view.detail), view.steps)))
+    parts.extend(_remark(f"! {w}") for w in view.warnings)
     if view.preview is not None:
         parts.append(table(view.preview))
+    if view.failure:
+        parts.append(_remark(f"✕ {view.failure}"))
     parts.extend(line(n, muted=True) for n in view.notes)
     if view.hint:
         parts.append(line(view.hint, muted=True))
     return page("".join(parts))
 
 
+def _remark(text: str) -> str:
+    return f'<div style="padding:4px 0">{say(text)}</div>'
+
+
 def card(view: views.CardView) -> str:
     """Facts about one object."""
-    body = table(views.TableView("", ("", ""), view.facts))
+    facts = tuple((k, views.short_digests(v)) for k, v in view.facts)
+    body = table(views.TableView("", ("", ""), facts))
     return page(head(view.head) + body + "".join(line(n, muted=True) for n in view.notes))

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_COLUMNS = 12
 MAX_CELL = 300
+MAX_NAME = 80
+MAX_TEXT = 4_000
+"""Characters of a prompt, a reply or a message."""
+MAX_TABLE = 60_000
+"""Characters of all cells of a table: with many rows the cells are cut shorter."""
+SLACK = 20
+"""Values are not cut for so few characters: the note of the cut is as long."""
+
+# What a terminal or a browser obeys: controls, lone surrogates, line and paragraph separators,
+# marks of direction. Joiners and spaces of other scripts are text and stay.
+_OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_DIGEST = re.compile(r"\b(sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 @dataclass(frozen=True)
@@ -21,6 +36,29 @@ class TableView:
     right: frozenset[str] = frozenset()
     """Columns set to the right (numbers)."""
     note: str = ""
+
+    @property
+    def cell_width(self) -> int:
+        """Characters that a cell may have, so that the table stays of bounded size."""
+        n_cells = max(1, len(self.rows) * len(self.columns))
+        return max(40, min(MAX_CELL, MAX_TABLE // n_cells))
+
+    def without_empty(self) -> TableView:
+        """The table without columns that hold nothing in any row."""
+        keep = [
+            i for i in range(len(self.columns)) if any(r[i] not in ("", None) for r in self.rows)
+        ]
+        if not self.rows or len(keep) == len(self.columns):
+            return self
+        return self.take(keep)
+
+    def take(self, indices: Sequence[int]) -> TableView:
+        """The table with these columns only."""
+        return replace(
+            self,
+            columns=tuple(self.columns[i] for i in indices),
+            rows=tuple(tuple(row[i] for i in indices) for row in self.rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -40,6 +78,19 @@ class ResultView:
 
 
 @dataclass(frozen=True)
+class TraceCallView:
+    """One call about a record."""
+
+    model: str
+    status: str
+    prompt: str
+    """As sent."""
+    answer: str
+    """The raw reply; where there is none, the error."""
+    is_error: bool = False
+
+
+@dataclass(frozen=True)
 class TraceStepView:
     """One step on a record's way."""
 
@@ -47,8 +98,8 @@ class TraceStepView:
     fate: str
     note: str
     records: tuple[Mapping[str, Any], ...]
-    calls: tuple[tuple[str, str, str, str], ...]
-    """(model, status, prompt as sent, raw reply or error)."""
+    """What the step made or changed."""
+    calls: tuple[TraceCallView, ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +107,6 @@ class TraceView:
     """A record's way through a pipeline."""
 
     head: str
-    outputs: tuple[Mapping[str, Any], ...]
     steps: tuple[TraceStepView, ...]
 
 
@@ -71,7 +121,11 @@ class PipelineView:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     preview: TableView | None = None
+    failure: str = ""
+    """Why there is no preview, where it failed."""
     hint: str = ""
+    detail: str = "what it does"
+    """What the descriptions of the steps tell."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +147,16 @@ class Pending:
 PENDING = Pending()
 
 
+@dataclass(frozen=True, repr=False)
+class Failed:
+    """Stands in a preview for an answer that is known to be unusable."""
+
+    kind: str
+
+    def __repr__(self) -> str:
+        return f"failed: {self.kind}"
+
+
 def records_table(records: Sequence[Mapping[str, Any]], title: str) -> TableView:
     """Records as a table; bookkeeping columns only where nothing else is there."""
     names: dict[str, None] = {}
@@ -102,7 +166,9 @@ def records_table(records: Sequence[Mapping[str, Any]], title: str) -> TableView
     shown = [n for n in names if not n.startswith("_")] or list(names)
     note = ""
     if len(shown) > MAX_COLUMNS:
-        note = f"{len(shown) - MAX_COLUMNS} more columns: {', '.join(shown[MAX_COLUMNS:])[:200]}"
+        n_more = len(shown) - MAX_COLUMNS
+        named = some_names(shown[MAX_COLUMNS:])
+        note = f"{n_more:,} more column{'s' * (n_more != 1)}: {named}"
         shown = shown[:MAX_COLUMNS]
     numbers = frozenset(
         n
@@ -116,30 +182,94 @@ def records_table(records: Sequence[Mapping[str, Any]], title: str) -> TableView
     return TableView(title, tuple(shown), rows, numbers, note)
 
 
-def cell(value: Any, width: int = MAX_CELL) -> str:
-    """A value as one line of at most `width` characters, with what was cut counted."""
-    if value is None:
-        return "None"
-    out = value if isinstance(value, str) else repr(value)
-    out = printable(" ".join(out.split()))
+def some_names(names: Sequence[str], width: int = 200) -> str:
+    """The first of the names, whole, in about `width` characters."""
+    out = ""
+    for i, name in enumerate(names):
+        word = cell(name, MAX_NAME)
+        if i and len(out) + len(word) > width:
+            return f"{out}, …"
+        out += f", {word}" if i else word
+    return out
+
+
+def cell(value: Any, width: int | None = None) -> str:
+    """A value as one line of at most `width` characters, with what was cut counted.
+
+    None: about `MAX_CELL`, and nothing is cut for a few characters.
+    """
+    out = one_line(value)
+    if width is None:
+        width = MAX_CELL if len(out) > MAX_CELL + SLACK else len(out)
     if len(out) <= width:
         return out
-    rest = f"… +{len(out) - width}"
-    return out[: max(1, width - len(rest))] + rest
+    rest = f"… +{len(out) - width:,}"
+    n = max(1, width - len(rest))
+    return f"{out[:n]}… +{len(out) - n:,}"
+
+
+def one_line(value: Any) -> str:
+    """Any value as one line, of any length."""
+    if isinstance(value, str):
+        out = str(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        out = number(value)
+    else:
+        try:
+            out = repr(value)
+        except Exception as exc:  # a display never raises, whatever stands in a record
+            out = f"<{type(value).__name__} that cannot be written: {type(exc).__name__}>"
+    return printable(" ".join(out.split()))
+
+
+def number(value: int) -> str:
+    """A whole number with separators; of very long ones the number of digits."""
+    if value.bit_length() > 1_000:
+        return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    return f"{value:,}"
+
+
+def clip(text: str, width: int = MAX_TEXT) -> str:
+    """Text of several lines cut at `width` characters, with what was cut counted."""
+    if len(text) <= width + SLACK:
+        return text
+    return f"{text[:width]}… +{len(text) - width:,}"
+
+
+def error_text(error: BaseException) -> str:
+    """Type, message and notes of an exception, also of one that cannot be written."""
+    try:
+        said = str(error)
+    except Exception as exc:  # users' exceptions are code of theirs
+        said = f"its message cannot be written ({type(exc).__name__})"
+    parts = [f"{type(error).__name__}: {said}" if said else type(error).__name__]
+    parts.extend(str(note) for note in getattr(error, "__notes__", ()))
+    return clip(" · ".join(clip(p, 600) for p in parts))
+
+
+def described(thing: Any) -> str:
+    """What `describe()` says, or why it cannot: settings that are wrong are shown, not raised."""
+    try:
+        return str(thing.describe())
+    except Exception as exc:
+        return f"cannot be described: {error_text(exc)}"
 
 
 def printable(text: str) -> str:
     """Text with control and direction-changing characters shown, not obeyed."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        c
-        if c.isprintable() or c in "\n\t"
-        else f"\\u{ord(c):04x}"
-        if ord(c) > 31
-        else f"\\x{ord(c):02x}"
-        for c in text
-    )
+    return _OBEYED.sub(_code, text)
+
+
+def _code(found: re.Match[str]) -> str:
+    point = ord(found.group())
+    return f"\\u{point:04x}" if point > 31 else f"\\x{point:02x}"
+
+
+def short_digests(text: str) -> str:
+    """Text in which a SHA-256 is named by its first 12 digits."""
+    return _DIGEST.sub(r"\1…", text)
 
 
 def usd(value: float | None) -> str:

@@ -15,12 +15,12 @@ from datafast_nb.engine.events import Bus, Noted
 from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT, Budget
 from datafast_nb.engine.scheduler import Scheduler
 from datafast_nb.errors import DatafastError, MissingKeyError, Notes
-from datafast_nb.graph import Node
 from datafast_nb.models.pricing import price_of
 from datafast_nb.records import RowIds, normalise_records
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.memo import Memo
+from datafast_nb.trace import may_fan_out
 from datafast_nb.validate import CompiledPipeline
 
 Pick = Literal["first", "spread", "random"]
@@ -52,6 +52,11 @@ class RunSettings:
     """Previews: monotonic time at which to stop between records."""
 
 
+MAX_ROWS_AT_ONCE = 10_000
+END_S = 1.0
+"""After an interrupt, finished answers have this long to pass the free steps that follow."""
+
+
 class Stopped(BaseException):
     """`Run.stop()` was called. Not an Exception: user code must not swallow it."""
 
@@ -74,6 +79,8 @@ class RunContext:
     """Calls that are back, and slots whose draw another run has ended asking for."""
     ending: str | None = None
     """Set when no further call may be sent: "interrupted", "budget" or "failed"."""
+    end_by: float = 0.0
+    """Monotonic time at which an interrupted run gives up on free steps."""
     rows_known: bool = True
     """All row identities of the unlimited pipeline can be known."""
     more_rows: set[str] = field(default_factory=set)
@@ -81,8 +88,8 @@ class RunContext:
     _scheduler: Scheduler | None = None
     _all_rows: frozenset[str] | None = None
 
-    def scheduler(self) -> Scheduler:
-        """The scheduler, made at the first call that has to be asked.
+    def scheduler(self, index: int) -> Scheduler:
+        """The scheduler, made at the first call that has to be asked, by the step at `index`.
 
         Raises
         ------
@@ -92,7 +99,7 @@ class RunContext:
             If the run has a budget and a model no known price.
         """
         if self._scheduler is None:
-            self._check_models()
+            self._check_models(index)
             budget = Budget(self.settings.budget_usd, self.settings.max_calls)
             self._scheduler = Scheduler(
                 self.memo,
@@ -107,9 +114,9 @@ class RunContext:
         """The scheduler, if one was made."""
         return self._scheduler
 
-    def _check_models(self) -> None:
+    def _check_models(self, index: int) -> None:
         last = self.settings.stop_after
-        nodes = self.compiled.nodes if last is None else self.compiled.nodes[: last + 1]
+        nodes = self.compiled.nodes[index : None if last is None else last + 1]
         for node in nodes:
             if isinstance(node.step, LLMStep):
                 for model in node.step.models:
@@ -122,7 +129,15 @@ class RunContext:
                             model=model.name,
                             step=node.name,
                         )
-                    if self.settings.budget_usd is not None and price_of(model) is None:
+                    if self.settings.budget_usd is None:
+                        continue
+                    if node.step.max_tokens is None:
+                        raise DatafastError(
+                            f"step '{node.name}' has max_tokens=None, so what a call may cost has no "
+                            "bound and budget= cannot be kept. Set max_tokens, or bound the run with "
+                            "max_calls=; nothing has been asked"
+                        )
+                    if price_of(model) is None:
                         raise DatafastError(
                             f"step '{node.name}': the price of {model.name!r} is unknown, so budget= "
                             "cannot be kept. Give the model price=(input, output) in dollars per "
@@ -131,8 +146,33 @@ class RunContext:
 
     def check_stop(self) -> None:
         """Raise Stopped if someone asked the run to stop."""
-        if self.stop_event.is_set() and self.ending is None:
+        if self.ending == "interrupted":
+            if time.monotonic() > self.end_by:
+                raise Stopped
+        elif self.stop_event.is_set() and self.ending is None:
             raise Stopped
+
+    def end(self, how: str) -> None:
+        """Send no further call; after an interrupt the free steps that follow have a second."""
+        if self.ending is None:
+            self.ending = how
+            self.end_by = time.monotonic() + END_S
+
+    @cached_property
+    def fan_outs(self) -> dict[int, int]:
+        """Index of each step that may make several records of one → its number among those.
+
+        Steps that keep their number of records do not count, so that identities stay when one
+        is put in; behind a Result the count goes on from that Result's own steps.
+        """
+        head = self.compiled.nodes[0].step
+        n = int(getattr(head, "n_fan_outs", 0))
+        found = {}
+        for i, node in enumerate(self.compiled.nodes):
+            if may_fan_out(node.step):
+                found[i] = n
+                n += 1
+        return found
 
     @cached_property
     def has_samples(self) -> bool:
@@ -160,6 +200,10 @@ class RunContext:
         """Row identities of the whole, unlimited source; None where they cannot be known."""
         if not self.rows_known:
             return None
+        if self._all_rows is None and self.settings.deadline is not None:
+            sources = [n.step for n in self.compiled.nodes if isinstance(n.step, SourceStep)]
+            if not all(rows_are_cached(s) for s in sources):
+                return None  # a display does not read a whole source to see whose rows are gone
         if self._all_rows is None:
             rows: set[str] = set(self.more_rows)
             for node in self.compiled.nodes:
@@ -170,6 +214,15 @@ class RunContext:
 
 
 _row_cache: WeakKeyDictionary[SourceStep, tuple[str, frozenset[str]]] = WeakKeyDictionary()
+
+
+def rows_are_cached(source: SourceStep) -> bool:
+    """The identities of this source's rows are at hand, or few enough to make at once."""
+    cached = _row_cache.get(source)
+    if cached is not None and cached[0] == source.version():
+        return True
+    n = source.count()
+    return n is not None and n <= MAX_ROWS_AT_ONCE
 
 
 def source_row_ids(source: SourceStep) -> frozenset[str]:
@@ -189,9 +242,3 @@ def _hash_rows(source: SourceStep) -> Iterator[str]:
     for chunk in source.read(4096):
         records, _ = normalise_records(chunk, where=source.place, from_frame=source.from_frame)
         yield from ids.take(records)
-
-
-def steps_after(compiled: CompiledPipeline, node: Node) -> Iterable[Node]:
-    """Nodes after `node`, in order."""
-    nodes = [c.node for c in compiled.nodes]
-    return nodes[nodes.index(node) + 1 :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from datafast_nb.engine.loop import spawn
+from datafast_nb.engine.loop import engine_loop_is_here, spawn
 from datafast_nb.errors import LLMError
 from datafast_nb.models.base import Message, Model, Request
 from datafast_nb.steps.outputs import OutputSpec, Unusable, verdict_of_finish
@@ -40,6 +40,13 @@ def generate_now(
         max_tokens=max_tokens,
         schema=spec.schema(),
     )
+    if engine_loop_is_here():
+        raise LLMError(
+            f"{model.name}: generate() waits, and cannot be called inside complete(); await "
+            "complete(request) instead",
+            kind="bad_request",
+            model=model.name,
+        )
     response = spawn(model.complete(request)).result()
     bad = verdict_of_finish(response.finish, max_tokens)
     try:

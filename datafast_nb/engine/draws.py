@@ -9,6 +9,7 @@ row can claim any more, are adopted in input order rather than paid again.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def find_draws(
         name = _Name.of(spot[1])
         gone, moved = [], []
         for draw in stored.get(spot[0], ()):
+            if (draw.key, draw.label) in ctx.claimed:
+                continue
             names = [_Name.of(known) for known in draw.labels or (draw.label,)]
             if any(n.row == SHARED or n.generation != name.generation for n in names):
                 continue
@@ -132,6 +135,10 @@ class Asking:
     """Draws being asked for in this process, over all runs: one request per draw at a time."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start with nothing asked for."""
         self._lock = threading.Lock()
         self._waiting: dict[tuple[str, Spot], list[tuple[SimpleQueue[Any], Any]]] = {}
 
@@ -154,3 +161,6 @@ class Asking:
 
 
 asking = Asking()
+if hasattr(os, "register_at_fork"):
+    # What the parent asks for, the parent asks for.
+    os.register_at_fork(after_in_child=asking.forget)

@@ -86,17 +86,22 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
     """Chunks after a record-wise step."""
     keep = _Keeper(run)
     pace = _Pace()
+    fan_out = ctx.fan_outs.get(run.index, 0)
     for chunk in chunks:
         ctx.check_stop()
         where = where_in(run, run.n_in)
-        out, parents, is_user_made = _in_slices(ctx, pace, step, chunk, where)
+        try:
+            out, parents, is_user_made = _in_slices(ctx, pace, step, chunk, where)
+        except PreviewTimeUp:
+            run.is_partial = True
+            break
         flat = chunk.flat
         if is_user_made:
             out, flat = normalise_records(out, where=where, notes=ctx.notes)
         ids, tokens = chunk.row_ids, chunk.tokens
         if parents is not None:
-            ids = None if ids is None else child_ids(ids, parents, run.index)
-            tokens = None if tokens is None else child_ids(tokens, parents, run.index)
+            ids = None if ids is None else child_ids(ids, parents, fan_out)
+            tokens = None if tokens is None else child_ids(tokens, parents, fan_out)
         run.parents.add(len(chunk), len(out), parents)
         run.n_in += len(chunk)
         run.n_out += len(out)
@@ -106,6 +111,10 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
             yield made
     run.fates.advanced = run.parents.n_parents
     run.fates.filtered = run.n_in - run.parents.n_parents
+
+
+class PreviewTimeUp(Exception):
+    """A preview has used its time in the middle of a chunk."""
 
 
 @dataclass(slots=True)
@@ -138,6 +147,8 @@ def _in_slices(
     start = 0
     while start < len(records):
         ctx.check_stop()
+        if ctx.past_deadline:
+            raise PreviewTimeUp
         at = start
         part = records[at : at + pace.size]
         started = time.perf_counter()
@@ -190,6 +201,10 @@ def choose(ctx: RunContext, run: StepRun, step: ChoiceStep, table: Table) -> Tab
     """The records that a choice keeps."""
     indices = step.choose(table.records, table.row_ids or [])
     out = table.take(indices)
+    if run.index in ctx.fan_outs and table.row_ids is not None:
+        out.row_ids = child_ids(table.row_ids, indices, ctx.fan_outs[run.index])
+        if table.tokens is not None:
+            out.tokens = child_ids(table.tokens, indices, ctx.fan_outs[run.index])
     run.parents.add(len(table), len(out), indices)
     run.n_in, run.n_out = len(table), len(out)
     run.fates.advanced = run.parents.n_parents
@@ -200,6 +215,8 @@ def choose(ctx: RunContext, run: StepRun, step: ChoiceStep, table: Table) -> Tab
 
 def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
     """The records that a user's own step makes of all records."""
+    copies: list[Record] = []  # kept alive, so that an id stands for one record
+    place_of: dict[int, int] = {}
     into = dict(step.input_mappings or {})
     back = dict(step.output_mappings or {})
 
@@ -207,7 +224,11 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
         for record in table.records:
             ctx.check_stop()
             copy = record.copy() if table.flat else copy_record(record)
-            yield {into.get(k, k): v for k, v in copy.items()} if into else copy
+            if into:
+                copy = {into.get(k, k): v for k, v in copy.items()}
+            copies.append(copy)
+            place_of[id(copy)] = len(copies) - 1
+            yield copy
 
     step.load()
     try:
@@ -226,7 +247,15 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
         out = [{names.get(k, k): v for k, v in r.items()} for r in out]
     ids, tokens = table.row_ids, table.tokens
     run.n_in, run.n_out = len(table), len(out)
-    if len(out) == len(table):
+    # A step that filters, sorts or fills in gives back the records it was given.
+    origins = [place_of.get(id(r), -1) for r in raw]
+    if -1 not in origins and len(set(origins)) == len(origins):
+        run.parents.add(len(table), len(out), origins)
+        run.fates.advanced = len(out)
+        run.fates.filtered = len(table) - len(out)
+        ids = None if ids is None else [ids[i] for i in origins]
+        tokens = None if tokens is None else [tokens[i] for i in origins]
+    elif len(out) == len(table):
         run.parents.add(len(table), len(out), None)
         run.fates.advanced = len(out)
     else:

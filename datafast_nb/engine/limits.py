@@ -12,6 +12,7 @@ from datafast_nb.display import views
 from datafast_nb.errors import LLMError
 from datafast_nb.models.base import FATAL, Model, Request, Usage
 from datafast_nb.models.pricing import Price, price_of
+from datafast_nb.store.memo import Reply
 
 DEFAULT_IN_FLIGHT = 16
 MAX_BACKOFF_S = 60.0
@@ -54,7 +55,7 @@ class Budget:
         """
         worst = 0.0
         if self.usd is not None:
-            worst = self.worst_usd(model, request)
+            worst = worst_usd(price_of(model), request)
         while True:
             if self.max_calls is not None and self.calls >= self.max_calls:
                 raise BudgetSpent(f"max_calls={self.max_calls} is reached")
@@ -74,24 +75,29 @@ class Budget:
     def settle(self, reserved: float, usd: float) -> None:
         """Give back a reservation and book what the call cost."""
         self.reserved_usd = max(0.0, self.reserved_usd - reserved)
-        self.spent_usd += min(usd, reserved) if self.usd is not None else usd
+        self.spent_usd += usd
         self._holders -= 1
         self._released.set()
 
-    @staticmethod
-    def worst_usd(model: Model, request: Request) -> float:
-        """The most that one call can cost, at list price. Raises BudgetSpent if unknown."""
-        price = price_of(model)
-        if price is None:
-            raise BudgetSpent(
-                f"the price of {model.name!r} is unknown, so budget= cannot be kept; give the model "
-                "price=(input, output) in dollars per million tokens, or bound the run with max_calls="
-            )
-        n_bytes = sum(len(m["content"].encode("utf-8", "replace")) + 16 for m in request.messages)
-        if request.schema is not None:
-            n_bytes += len(str(request.schema))
-        n_out = request.max_tokens or DEFAULT_MAX_OUTPUT_TOKENS
-        return cost_usd(price, n_bytes, n_out)
+
+def worst_usd(price: Price | None, request: Request) -> float:
+    """The most that one call can cost at list price; NaN where the price is unknown.
+
+    A token is at least one byte, so the UTF-8 bytes of the request bound its input tokens.
+    """
+    n_bytes = sum(len(m["content"].encode("utf-8", "replace")) + 16 for m in request.messages)
+    if request.schema is not None:
+        n_bytes += len(str(request.schema))
+    return cost_usd(price, n_bytes, request.max_tokens or DEFAULT_MAX_OUTPUT_TOKENS)
+
+
+def reply_usd(price: Price | None, reply: Reply) -> float:
+    """List price of a reply; NaN where price or counts are unknown and it is not free."""
+    if price is not None and price.is_free:
+        return 0.0
+    if reply.input_tokens is None or reply.output_tokens is None:
+        return math.nan
+    return cost_usd(price, reply.input_tokens, reply.output_tokens, reply.cached_input_tokens)
 
 
 def cost_usd(price: Price | None, input_tokens: int, output_tokens: int, cached: int = 0) -> float:
@@ -118,8 +124,8 @@ class Gate:
         """Send nothing for `seconds`: the provider asked for it."""
         self.paused_until = max(self.paused_until, time.monotonic() + seconds)
 
-    async def wait(self) -> bool:
-        """Return when the pause is over; True for the first call, which goes ahead alone.
+    async def wait(self, stopped: asyncio.Event) -> bool:
+        """Return when the pause is over or the run stops; True for the first call, which goes ahead.
 
         A bad key or a wrong model name is then met once, not by as many calls as may be in
         flight. A slow first answer holds the others back for no more than `SCOUT_S`.
@@ -131,7 +137,8 @@ class Gate:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.scout.wait(), SCOUT_S)
         while (left := self.paused_until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+            if await sleep_or_stop(left, stopped):
+                break
         return False
 
     def scout_is_back(self, error: LLMError | None = None) -> None:
@@ -154,6 +161,15 @@ def gate_of(model: Model, loop: asyncio.AbstractEventLoop) -> Gate:
         if model.parallel is not None:
             gate.slots = asyncio.Semaphore(model.parallel)
     return gate
+
+
+async def sleep_or_stop(seconds: float, stopped: asyncio.Event) -> bool:
+    """Sleep; True if the run was stopped before the time was over."""
+    try:
+        await asyncio.wait_for(stopped.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
 
 
 def backoff_s(base_s: float, attempt: int, jitter: float) -> float:

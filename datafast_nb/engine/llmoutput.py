@@ -31,6 +31,7 @@ def assemble(
     slots_of: Sequence[list[Slot] | None],
     bad_prompts: Mapping[int, str],
     selected: Sequence[int] | None,
+    fan_out: int | None,
 ) -> Table:
     """The output records in input order; fills the step's fates, errors and parents.
 
@@ -42,6 +43,8 @@ def assemble(
         Why the prompt of a record could not be written.
     selected
         Indices of the records that the limit let through; None: all.
+    fan_out
+        The step's number among those that make several records of one; None: it makes one.
     """
     out: list[Record] = []
     ids: list[str] = []
@@ -52,8 +55,7 @@ def assemble(
     row_ids = table.row_ids or [""] * len(table)
     tokens = table.tokens
     made_tokens: list[str] = []
-    # A sampled model or prompt is one of several: its place tells nothing where only one is drawn.
-    fans_out = step.calls_per_record > 1
+    # Where one of several models or prompts is drawn, its place tells nothing.
     chosen = None if selected is None else set(selected)
     at = 0  # index of the record's first call among the step's calls
     for i, record in enumerate(table.records):
@@ -82,10 +84,11 @@ def assemble(
                 if flat and not FLAT_TYPES.issuperset(map(type, row.values.values())):
                     flat = False
                 place = row.variant * step.num_outputs + row.output_index
-                ids.append(child_id(row_ids[i], run.index, place) if fans_out else row_ids[i])
+                ids.append(row_ids[i] if fan_out is None else child_id(row_ids[i], fan_out, place))
                 if tokens is not None:
+                    token = tokens[i]
                     made_tokens.append(
-                        child_id(tokens[i], run.index, place) if fans_out else tokens[i]
+                        token if fan_out is None else child_id(token, fan_out, place)
                     )
                 parents.append(i)
                 call_of.append(at + k)

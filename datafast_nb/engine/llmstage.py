@@ -15,9 +15,9 @@ from typing import Any
 from datafast_nb.engine.context import RunContext
 from datafast_nb.engine.draws import adopt, asking, draw_label, find_draws
 from datafast_nb.engine.events import Progress
-from datafast_nb.engine.limits import cost_usd
+from datafast_nb.engine.limits import reply_usd
 from datafast_nb.engine.llmoutput import Slot, assemble
-from datafast_nb.engine.scheduler import Call
+from datafast_nb.engine.scheduler import Call, Scheduler
 from datafast_nb.errors import LLMError, RecordError, ReplayMissError
 from datafast_nb.lineage import Table
 from datafast_nb.models.pricing import price_of
@@ -39,7 +39,15 @@ PROGRESS_EVERY_S = 0.1
 class LLMStage:
     """Runs one LLM step over a table."""
 
-    def __init__(self, ctx: RunContext, run: StepRun, step: LLMStep, table: Table) -> None:
+    def __init__(
+        self,
+        ctx: RunContext,
+        run: StepRun,
+        step: LLMStep,
+        table: Table,
+        selected: Sequence[int] | None = None,
+    ) -> None:
+        self._selected = selected
         self._ctx = ctx
         self._run = run
         self._step = step
@@ -48,6 +56,7 @@ class LLMStage:
         self._slots: list[list[Slot] | None] = [None] * len(table)
         """Calls of each record; None: not planned; []: skipped."""
         self._bad_prompt: dict[int, str] = {}
+        self._n_planned = 0
         self._n_calls = 0
         self._n_done = 0
         self._n_failed = 0
@@ -60,27 +69,28 @@ class LLMStage:
         self._last_progress = 0.0
         self._place = str(ctx.memo.path)
         self._leaders: dict[tuple[str, str], Slot] = {}
+        self._shared: dict[tuple[str, str], CallRow] = {}
+        """What this run asked for at temperature 0."""
         self._batch: list[Call] = []
         self._doubtful: list[tuple[Slot, list[Draw]]] = []
         self._make_tokens()
 
-    def work(self, selected: Sequence[int] | None = None) -> None:
-        """Ask about the records at `selected` (ascending; None: all) and wait for the answers.
+    def work(self) -> None:
+        """Ask about the records and wait for the answers.
 
         Raises
         ------
         LLMError, BudgetExceededError, KeyboardInterrupt, Stopped
             What was answered before is kept: call `output` all the same.
         """
-        chosen = None if selected is None else set(selected)
-        upto = len(self._table) if chosen is None else max(chosen, default=-1) + 1
+        chosen = range(len(self._table)) if self._selected is None else self._selected
         try:
-            for start in range(0, upto, WINDOW):
+            for start in range(0, len(chosen), WINDOW):
                 self._ctx.check_stop()
                 window: list[Slot] = []
-                for i in range(start, min(start + WINDOW, upto)):
-                    if chosen is None or i in chosen:
-                        self._plan(i, window)
+                for i in chosen[start : start + WINDOW]:
+                    self._plan(i, window)
+                    self._n_planned += 1
                 self._resolve(window)
                 while self._outstanding > MAX_OUTSTANDING:
                     self._take()
@@ -197,10 +207,7 @@ class LLMStage:
                 continue
             row.status, row.verdict = "answered", "usable"
             self._fill(slot, reply.text, reply.input_tokens, reply.output_tokens, reply.latency_s)
-            price = self._prices[id(slot.variant.model)]
-            usd = cost_usd(
-                price, reply.input_tokens or 0, reply.output_tokens or 0, reply.cached_input_tokens
-            )
+            usd = reply_usd(self._prices[id(slot.variant.model)], reply)
             row.usd = usd if usd == usd else None
             self._n_answered += 1
             self._finish(slot)
@@ -222,7 +229,8 @@ class LLMStage:
         allowed = step.max_retries if step.on_error == "retry" else 1
         if draw is None or not draw.replies:
             return allowed
-        if step.on_error != "retry" and draw.replies[-1].verdict not in REASKABLE:
+        # "usable" once, and no more: the declared outputs have become stricter.
+        if step.on_error != "retry" and draw.replies[-1].verdict not in {*REASKABLE, "usable"}:
             return 0
         return allowed - (len(draw.replies) - 1)
 
@@ -234,6 +242,8 @@ class LLMStage:
         row = slot.row
         if ctx.settings.dry or ctx.ending is not None:
             row.status = "pending" if ctx.settings.dry else "not_asked"
+            if ctx.settings.dry and self._keep:
+                row.messages = slot.messages
             return
         if self._memo.mode == "replay":
             raise ReplayMissError(
@@ -241,6 +251,11 @@ class LLMStage:
                 f"answer to this request ({slot.messages[-1]['content'][:60]!r}…). Replay mode asks "
                 "nobody; run without it, or record the new prompts"
             )
+        done = self._shared.get((row.key, row.label))
+        if done is not None:
+            self._copy_outcome(done, row)
+            self._finish(slot)
+            return
         leader = self._leaders.get((row.key, row.label))
         if leader is not None:
             if leader.followers is None:
@@ -249,9 +264,11 @@ class LLMStage:
             self._outstanding += 1
             return
         self._outstanding += 1
-        if not asking.claim(self._place, (row.key, row.label), self._ctx.finished, slot):
-            return
+        # Noted before the claim: an interrupt in between must not leave it behind.
         self._leaders[row.key, row.label] = slot
+        if not asking.claim(self._place, (row.key, row.label), self._ctx.finished, slot):
+            del self._leaders[row.key, row.label]
+            return
         self._batch.append(self._call(slot, draw))
 
     def _submit(self) -> None:
@@ -260,7 +277,7 @@ class LLMStage:
             return
         batch, self._batch = self._batch, []
         try:
-            scheduler = self._ctx.scheduler()
+            scheduler = self._ctx.scheduler(self._run.index)
         except BaseException:
             for call in batch:
                 self._release(call.owner)
@@ -348,23 +365,26 @@ class LLMStage:
             self._n_failed += 1
         self._paid += call.usd
         self._ctx.claimed.add((row.key, row.label))
+        if slot.variant.is_deterministic:
+            self._shared[row.key, row.label] = row
         for follower in slot.followers or ():
-            f = follower.row
-            f.status = "answered" if row.status == "new" else row.status
-            f.verdict, f.error, f.values = row.verdict, row.error, row.values
-            f.messages, f.text, f.usd = row.messages, row.text, row.usd
-            f.input_tokens, f.output_tokens = row.input_tokens, row.output_tokens
-            if f.status == "answered":
-                self._n_answered += 1
-            elif f.status == "failed":
-                self._n_failed += 1
-                f.usd = 0.0
+            self._copy_outcome(row, follower.row)
             self._outstanding -= 1
             self._finish(follower)
         slot.followers = None
         self._outstanding -= 1
         self._finish(slot)
         self._progress()
+
+    def _copy_outcome(self, asked: CallRow, row: CallRow) -> None:
+        """The outcome of a draw that this run asked for, for another call that shares it."""
+        row.status = "answered" if asked.status == "new" else asked.status
+        row.verdict, row.error, row.values = asked.verdict, asked.error, asked.values
+        row.messages, row.text = asked.messages, asked.text
+        row.input_tokens, row.output_tokens = asked.input_tokens, asked.output_tokens
+        row.usd = 0.0 if row.status == "failed" else asked.usd
+        self._n_answered += row.status == "answered"
+        self._n_failed += row.status == "failed"
 
     def _look_again(self, slot: Slot) -> None:
         """Another run has finished with the draw that this slot waited for."""
@@ -383,8 +403,15 @@ class LLMStage:
     def abandon(self, grace_s: float) -> None:
         """Stop asking; keep what arrives within `grace_s`, give up on the rest."""
         scheduler = self._ctx.running_scheduler
-        if scheduler is None:
-            return
+        try:
+            if scheduler is not None:
+                self._drain(scheduler, grace_s)
+        finally:
+            for slot in list(self._leaders.values()):
+                self._release(slot)
+        self._look_on_disk()
+
+    def _drain(self, scheduler: Scheduler, grace_s: float) -> None:
         scheduler.stop()
         end = time.monotonic() + grace_s
         cancelled = False
@@ -392,18 +419,16 @@ class LLMStage:
             try:
                 item = self._ctx.finished.get(timeout=0.05)
             except Empty:
-                if time.monotonic() > end:
-                    if cancelled:
-                        break
-                    scheduler.cancel()
-                    cancelled = True
-                    end = time.monotonic() + 1.0
+                if time.monotonic() <= end:
+                    continue
+                if cancelled:
+                    break
+                scheduler.cancel()
+                cancelled = True
+                end = time.monotonic() + 1.0
                 continue
             if isinstance(item, Call):
                 self._accept(item)
-        for slot in list(self._leaders.values()):
-            self._release(slot)
-        self._look_on_disk()
 
     def _look_on_disk(self) -> None:
         """Calls that were cut off between their answer and its being taken: the memo has them."""
@@ -426,16 +451,17 @@ class LLMStage:
 
     def _finish(self, slot: Slot) -> None:
         self._n_done += 1
+        if not self._keep:
+            slot.messages = slot.messages[-1:] if slot.row.status == "failed" else ()
 
     def _progress(self, *, force: bool = False) -> None:
         now = time.monotonic()
         if not force and now - self._last_progress < PROGRESS_EVERY_S:
             return
         self._last_progress = now
-        per_record = (
-            self._n_calls / max(1, sum(s is not None for s in self._slots)) if not force else 0
-        )
-        total = self._n_calls if force else max(self._n_calls, round(per_record * len(self._table)))
+        n_records = len(self._table) if self._selected is None else len(self._selected)
+        per_record = self._n_calls / max(1, self._n_planned)
+        total = self._n_calls if force else round(per_record * n_records)
         self._ctx.bus.emit(
             Progress(
                 self._run.name,
@@ -448,6 +474,14 @@ class LLMStage:
             )
         )
 
-    def output(self, selected: Sequence[int] | None = None) -> Table:
+    def output(self) -> Table:
         """The output records in input order; fills the step's fates, errors and parents."""
-        return assemble(self._run, self._step, self._table, self._slots, self._bad_prompt, selected)
+        return assemble(
+            self._run,
+            self._step,
+            self._table,
+            self._slots,
+            self._bad_prompt,
+            self._selected,
+            self._ctx.fan_outs.get(self._run.index),
+        )

@@ -18,20 +18,22 @@ T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _pid = 0
+_thread: threading.Thread | None = None
 
 
 def engine_loop() -> asyncio.AbstractEventLoop:
     """The running loop, started at the first call and again after a fork."""
-    global _loop, _pid
+    global _loop, _pid, _thread
     with _lock:
-        if _loop is None or _pid != os.getpid() or _loop.is_closed():
+        alive = _thread is not None and _thread.is_alive()
+        if _loop is None or _pid != os.getpid() or _loop.is_closed() or not alive:
             _loop = asyncio.new_event_loop()
             _pid = os.getpid()
             started = threading.Event()
-            thread = threading.Thread(
+            _thread = threading.Thread(
                 target=_serve, args=(_loop, started), name="datafast_nb-engine", daemon=True
             )
-            thread.start()
+            _thread.start()
             started.wait()
         return _loop
 
@@ -40,6 +42,11 @@ def _serve(loop: asyncio.AbstractEventLoop, started: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     loop.call_soon(started.set)
     loop.run_forever()
+
+
+def engine_loop_is_here() -> bool:
+    """Whether the caller runs on the engine's own thread, where waiting would stop everything."""
+    return threading.current_thread() is _thread
 
 
 def spawn(coroutine: Coroutine[Any, Any, T]) -> Future[T]:

@@ -64,13 +64,17 @@ class TerminalLine:
                 self._close()
                 self._step = event.step
                 self._bar = tqdm(
-                    total=event.total, desc=event.step, unit="call", file=sys.stderr, leave=True
+                    total=event.total,
+                    desc=views.cell(event.step, views.MAX_NAME),
+                    unit="call",
+                    file=sys.stderr,
+                    leave=True,
                 )
             self._bar.total = event.total
             self._bar.n = event.done
             self._bar.set_postfix_str(words(event), refresh=True)
         elif isinstance(event, Noted):
-            tqdm.write(f"note: {event.text}", file=sys.stderr)
+            tqdm.write(f"note: {views.printable(views.clip(event.text))}", file=sys.stderr)
         elif isinstance(event, (RunFinished, StepStarted)):
             self._close()
 
@@ -92,12 +96,14 @@ class PlainLines:
         if isinstance(event, Progress) and (now >= self._next or event.done >= event.total > 0):
             self._next = now + PLAIN_EVERY_S
             print(
-                f"{event.step}: {event.done:,} of {event.total:,} calls, {words(event)}",
+                f"{views.cell(event.step, views.MAX_NAME)}: {event.done:,} of {event.total:,} calls, "
+                f"{words(event)}",
                 file=sys.stderr,
                 flush=True,
             )
         elif isinstance(event, Noted):
-            print(f"note: {event.text}", file=sys.stderr, flush=True)
+            said = views.printable(views.clip(event.text))
+            print(f"note: {said}", file=sys.stderr, flush=True)
 
 
 class NotebookLine:
@@ -111,7 +117,10 @@ class NotebookLine:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, Progress):
-            self._line = f"{event.step}: {event.done:,} of {event.total:,} calls · {words(event)}"
+            self._line = (
+                f"{views.cell(event.step, views.MAX_NAME)}: {event.done:,} of {event.total:,} calls · "
+                f"{words(event)}"
+            )
             if event.done >= event.total or time.monotonic() - self._shown > NOTEBOOK_EVERY_S:
                 self._show()
         elif isinstance(event, RunFinished) and self._handle is not None:

@@ -13,10 +13,16 @@ from datafast_nb.engine.events import RunFinished, RunStarted, StepFinished, Ste
 from datafast_nb.engine.limits import BudgetSpent
 from datafast_nb.engine.llmstage import LLMStage
 from datafast_nb.engine.sinking import write_sinks
-from datafast_nb.errors import BudgetExceededError, DatafastError, LLMError, RunInterrupted
+from datafast_nb.errors import (
+    BudgetExceededError,
+    DatafastError,
+    LLMError,
+    RunInterrupted,
+    SinkError,
+)
 from datafast_nb.graph import Node
-from datafast_nb.lineage import Table
-from datafast_nb.records import Record
+from datafast_nb.lineage import Parents, Table
+from datafast_nb.records import Record, column_names
 from datafast_nb.results import Result, RunInfo, StepRun, remember
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
@@ -60,9 +66,14 @@ class Runner:
             self._check_sinks()
             self._execute()
         except (KeyboardInterrupt, Stopped) as exc:
-            ctx.ending = "interrupted"
-            self._cause = exc
+            ctx.end("interrupted")
+            self._cause = self._cause or exc
             self._keep_finished()
+        except Exception:
+            info.status = "failed"
+            remember(Result([], info))  # what came before the error is in its steps
+            ctx.bus.emit(RunFinished(info.status, 0))
+            raise
         finally:
             if ctx.running_scheduler is not None:
                 ctx.running_scheduler.close()
@@ -70,6 +81,8 @@ class Runner:
                 ctx.memo.flush()  # also where only links were made
         result = self._finish(info, time.monotonic() - started)
         if ctx.settings.dry:
+            if self._cause is not None:
+                raise self._cause
             return result
         self._tell_streams()
         ctx.bus.emit(RunFinished(info.status, len(result)))
@@ -103,9 +116,7 @@ class Runner:
             if isinstance(step, LLMStep):
                 self._llm(run, step, table, self._select(table) if limited == i else None)
             elif limited == i:
-                selected = self._select(table)
-                run.fates.beyond_limit = len(table) - len(selected)
-                self._free(run, node, table.take(selected))
+                self._free_on_part(run, node, table, self._select(table))
             else:
                 self._free(run, node, table)
             assert self._table is not None
@@ -152,6 +163,10 @@ class Runner:
         if need == 0:
             return Table([], True, [])
         table, ended = flow.gather(chunks, need)
+        source = self._steps[0]
+        if isinstance(source.step, SourceStep):
+            n_rows = source.step.count()
+            ended = ended or (n_rows is not None and source.n_out >= n_rows)
         if is_limited and not ended:
             self._limited = True
         return table
@@ -163,7 +178,7 @@ class Runner:
         elif isinstance(step, SinkStep):
             run.parents.add(len(table), len(table), None)
             run.n_in = run.n_out = run.fates.advanced = len(table)
-            flow.keep_table(run, table)
+            run.table = table  # whole, whatever its size: it is written at the end of the run
             self._table = table
         elif isinstance(step, ChunkStep):
             self._table, _ = flow.gather(flow.through(self._ctx, run, step, iter((table,))))
@@ -172,38 +187,49 @@ class Runner:
         if not isinstance(step, ChunkStep):
             self._ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
 
+    def _free_on_part(
+        self, run: StepRun, node: Node, table: Table, selected: Sequence[int]
+    ) -> None:
+        """A free step at whose entry the limit applies."""
+        self._free(run, node, table.take(selected))
+        if run.parents.known:
+            part, run.parents = run.parents, Parents()
+            run.parents.add(len(table), part.n_out, [selected[p] for p in part.all()])
+        run.n_in = len(table)
+        run.fates.beyond_limit = len(table) - len(selected)
+
     def _llm(
         self, run: StepRun, step: LLMStep, table: Table, selected: Sequence[int] | None
     ) -> None:
         ctx = self._ctx
         self._check_overwrite(run, step, table)
-        stage = LLMStage(ctx, run, step, table)
+        if selected is not None and len(selected) < len(table):
+            self._limited = run.is_partial = True
+        stage = LLMStage(ctx, run, step, table, selected)
         ctx.bus.emit(
             StepStarted(run.name, run.index, len(table) if selected is None else len(selected))
         )
         try:
-            stage.work(selected)
+            stage.work()
         except (KeyboardInterrupt, Stopped) as exc:
-            ctx.ending = "interrupted"
             self._cause = exc
             self._abandon(stage)
+            ctx.end("interrupted")
         except BudgetSpent as exc:
-            ctx.ending = "budget"
+            ctx.end("budget")
             self._cause = exc
         except (LLMError, DatafastError) as exc:
             self._abandon(stage)
             if not run.calls and not isinstance(exc, LLMError):
                 raise
-            ctx.ending = "failed"
+            ctx.end("failed")
             self._cause = exc
         except BaseException:
             self._abandon(stage)
             raise
-        self._table = stage.output(selected)
+        self._table = stage.output()
         flow.keep_table(run, self._table)
         self._note_missing(run)
-        if selected is not None and len(selected) < len(table):
-            self._limited = True
         if not ctx.settings.dry and ctx.ending is None:
             self._check_losses(run, step)
         ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
@@ -247,12 +273,13 @@ class Runner:
         """Columns that only show in the data; compile refuses the others."""
         if step.overwrite or not table.records:
             return
-        clash = set(step.forwarded(list(table.records[0]))) & set(step.spec.columns)
+        names = column_names(table.records)
+        clash = set(step.forwarded(names)) & set(step.spec.columns)
         if clash:
             column = sorted(clash)[0]
             raise DatafastError(
-                f"step '{run.name}' writes column {column!r}, which the records already have "
-                f"(columns: {', '.join(table.records[0])}). Choose another name, exclude it, or say "
+                f"step '{run.name}' writes column {column!r}, which records already have "
+                f"(columns: {', '.join(names)}). Choose another name, exclude it, or say "
                 "overwrite=True; nothing has been asked"
             )
 
@@ -302,6 +329,11 @@ class Runner:
             )
         at = list(range(len(table)))
         for run in reversed(self._steps[1:-1]):
+            if not run.parents.known:
+                raise DatafastError(
+                    f"run_one(where=…) cannot see through step '{run.name}', which changed the number "
+                    "of records; use run_one(index)"
+                )
             parents = list(run.parents.all())
             at = [parents[i] for i in at]
         return [i for i, origin in enumerate(at) if origin == row]
@@ -339,7 +371,7 @@ class Runner:
             if isinstance(run.step, ChunkStep):
                 # A stream that a limit cut short never came to its own end.
                 run.fates.advanced = run.parents.n_parents
-                run.fates.filtered = run.n_in - run.parents.n_parents
+                run.fates.filtered = run.n_in - run.fates.beyond_limit - run.parents.n_parents
 
     def _tell_streams(self) -> None:
         for run in self._steps:
@@ -349,7 +381,8 @@ class Runner:
     def _check_sinks(self) -> None:
         if self._ctx.settings.dry or self._ctx.settings.sinks is False:
             return
-        for node in self._ctx.compiled.nodes:
+        last = self._ctx.settings.stop_after
+        for node in self._ctx.compiled.nodes[: None if last is None else last + 1]:
             if isinstance(node.step, SinkStep):
                 node.step.check()
 
@@ -369,8 +402,15 @@ class Runner:
         records = table.copies() if last is not None or table.is_shared else table.records
         result = Result(records, info)
         if not ctx.settings.dry:
-            write_sinks(ctx, info, self._steps, is_complete=info.status == "complete")
-            remember(result)
+            remember(result)  # before anything can go wrong with a file
+            try:
+                write_sinks(ctx, info, self._steps, is_complete=info.status == "complete")
+            except KeyboardInterrupt as exc:
+                info.status = "interrupted"
+                self._cause = self._cause or exc
+            except SinkError as exc:
+                exc.result = result
+                raise
         info.notes = list(ctx.notes.seen)
         return result
 

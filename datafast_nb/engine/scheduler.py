@@ -25,10 +25,12 @@ from datafast_nb.engine.limits import (
     BudgetSpent,
     Gate,
     backoff_s,
-    cost_usd,
     gate_of,
     patience_error,
+    reply_usd,
+    sleep_or_stop,
     too_long_a_wait,
+    worst_usd,
 )
 from datafast_nb.engine.loop import engine_loop
 from datafast_nb.errors import LLMError, MemoError
@@ -122,6 +124,7 @@ class Scheduler:
         self._committed: deque[Call] = deque()
         self._is_told = False
         self._done = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._context: Context | None = None
         started = threading.Event()
         self._main = asyncio.run_coroutine_threadsafe(self._serve(started), self._loop)
@@ -192,6 +195,8 @@ class Scheduler:
                 await self._ask(lane.queue.popleft(), lane)
         finally:
             lane.workers -= 1
+            if lane.queue and not self._stopping:
+                self._hire(lane)  # whatever ended this one, the queue must be served
 
     async def _ask(self, call: Call, lane: _Lane) -> None:
         request = call.request
@@ -200,7 +205,7 @@ class Scheduler:
         reserved: float | None = None
         try:
             while True:
-                is_scout = await lane.gate.wait()
+                is_scout = await lane.gate.wait(self._stopped)
                 if self._stopping:
                     self._not_asked(call)
                     return
@@ -215,9 +220,10 @@ class Scheduler:
                             started = time.monotonic()
                             response = await lane.model.complete(request)
                 except LLMError as exc:
-                    lost = reserved if exc.maybe_billed or exc.kind in _MAYBE_PAID else 0.0
+                    lost = self._lost_usd(lane, request, exc)
+                    call.usd += lost
                     call.wasted_usd += lost
-                    self.budget.settle(reserved, lost)
+                    self.budget.settle(reserved, lost if lost == lost else 0.0)
                     reserved = None
                     retry = await self._wait_to_retry(call, lane, exc, is_scout=is_scout)
                     if not retry:
@@ -249,13 +255,18 @@ class Scheduler:
         except BudgetSpent as exc:
             self._fatal_stop(exc)
             self._not_asked(call)
+        except MemoError as exc:
+            self._fatal_stop(exc)
+            self._fail(call, LLMError(str(exc), kind="memo", model=lane.model.name))
         except asyncio.CancelledError:
-            if call.on_disk is None:  # else the reply is here, and comes back when it is stored
-                self._not_asked(call)
-            raise
-        except (
-            Exception
-        ) as exc:  # an adapter's or model's own mistake: a failed call, not a hung run
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                if call.on_disk is None:  # else the reply is here, and comes back when it is stored
+                    self._not_asked(call)
+                raise
+            said = f"{lane.model.name}: the model cancelled its own call"
+            self._fail(call, LLMError(said, kind="error", model=lane.model.name))
+        except BaseException as exc:  # a model's own mistake: a failed call, not a hung run
             error = LLMError(
                 f"{lane.model.name}: {type(exc).__name__}: {exc}",
                 kind="error",
@@ -304,19 +315,21 @@ class Scheduler:
     def _book(self, call: Call, reply: Reply, bad: Unusable | None, lane: _Lane) -> float:
         call.input_tokens += reply.input_tokens or 0
         call.output_tokens += reply.output_tokens or 0
-        if reply.input_tokens is None and lane.price is not None and self.budget.usd is not None:
-            usd = self.budget.worst_usd(lane.model, call.request)  # no count: the most it can be
-        else:
-            usd = cost_usd(
-                lane.price,
-                reply.input_tokens or 0,
-                reply.output_tokens or 0,
-                reply.cached_input_tokens,
-            )
+        usd = reply_usd(lane.price, reply)
         call.usd += usd
         if bad is not None:
             call.wasted_usd += usd
-        return usd if usd == usd else 0.0
+        if usd == usd:
+            return usd
+        # Not counted by the provider: against a budget stands the most that it can be.
+        worst = worst_usd(lane.price, call.request)
+        return worst if worst == worst else 0.0
+
+    def _lost_usd(self, lane: _Lane, request: Request, error: LLMError) -> float:
+        """What a reply that was lost on the way may have cost at most; NaN if unknown."""
+        if not error.maybe_billed and error.kind not in _MAYBE_PAID:
+            return 0.0
+        return worst_usd(lane.price, request)
 
     def _may_reask(self, call: Call, bad: Unusable) -> bool:
         return (
@@ -347,7 +360,8 @@ class Scheduler:
             if error.retry_after_s is not None:
                 lane.gate.pause(error.retry_after_s * (1.0 + 0.1 * random.random()))
             else:
-                await asyncio.sleep(backoff_s(call.retry_delay_s, call.attempts, random.random()))
+                delay = backoff_s(call.retry_delay_s, call.attempts, random.random())
+                await sleep_or_stop(delay, self._stopped)
             return True
         self._fail(call, error)
         return False
@@ -404,6 +418,7 @@ class Scheduler:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._stopped.set()
         for lane in self._lanes.values():
             while lane.queue:
                 self._not_asked(lane.queue.popleft())

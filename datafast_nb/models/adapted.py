@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import inspect
 import json
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from datafast_nb.errors import LLMError
@@ -14,7 +18,7 @@ from datafast_nb.models.base import Model, Request, Response
 class AdaptedModel(Model):
     """Wraps an object with `generate(prompt, system_prompt, temperature, max_tokens, …)`.
 
-    `generate` runs on threads, so that it may block. Its answers are memoized under its
+    `generate` runs on a thread per call, so that it may block. Its answers are memoized under its
     `provider` and `name`; give it a `cache_id` where these do not tell it from others.
     """
 
@@ -37,7 +41,7 @@ class AdaptedModel(Model):
         if hasattr(self.target, "complete"):
             reply = await self.target.complete(request)
         else:
-            reply = await asyncio.to_thread(self._generate, request)
+            reply = await _on_own_thread(lambda: self._generate(request), name=self.name)
         if isinstance(reply, Response):
             return reply
         if isinstance(reply, str):
@@ -75,9 +79,41 @@ class AdaptedModel(Model):
             return self.target.generate(prompt, **kwargs)
         except LLMError:
             raise
-        except Exception as exc:
+        except BaseException as exc:  # sys.exit() too: nobody is there to exit for
             raise LLMError(
                 f"{self.name}: generate() raised {type(exc).__name__}: {exc}",
                 kind="error",
                 model=self.name,
             ) from exc
+
+
+async def _on_own_thread(work: Callable[[], Any], *, name: str) -> Any:
+    """What `work` returns or raises, run on a new daemon thread.
+
+    Not `asyncio.to_thread`: its pool bounds the calls in flight by the number of processors,
+    where the engine's limits should, and the interpreter waits for its threads at exit.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if done.done():  # cancelled meanwhile
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = context.run(work)
+        except BaseException as exc:
+            error = exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=f"datafast_nb-{name}", daemon=True).start()
+    return await done

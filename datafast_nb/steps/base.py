@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from datafast_nb.display import html, text, views
 from datafast_nb.records import Record
 
 if TYPE_CHECKING:
@@ -137,10 +139,39 @@ class Step:
             "and call .run() for records, .preview() for a look"
         )
 
+    def view(self) -> views.CardView:
+        """Plain data for display: what it does, and its settings that are not the defaults."""
+        facts = [("does", views.described(self))] if views.described(self) else []
+        try:
+            facts += [(k, _setting(v)) for k, v in self.config().items() if self._is_set(k, v)]
+        except Exception as exc:  # a user's own config()
+            facts.append(("settings", views.error_text(exc)))
+        head = f"{type(self).__name__} {self._name!r}" if self._name else type(self).__name__
+        return views.CardView(head, tuple(facts))
+
+    def _is_set(self, name: str, value: Any) -> bool:
+        known = inspect.signature(type(self).__init__).parameters.get(name)
+        if value is None or (isinstance(value, (str, list, dict)) and not value):
+            return False
+        return known is None or not (type(value) is type(known.default) and value == known.default)
+
     def __repr__(self) -> str:
-        detail = self.describe()
+        detail = views.described(self)
         name = f" {self._name!r}" if self._name else ""
-        return f"<{type(self).__name__}{name}{': ' + detail if detail else ''}>"
+        return views.cell(f"<{type(self).__name__}{name}{': ' + detail if detail else ''}>")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": text.card(self.view()), "text/html": html.card(self.view())}
+
+
+def _setting(value: Any) -> str:
+    """A setting as people read it: functions and objects by name, never by address."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_setting, value[:20])) + (", …" if len(value) > 20 else "")
+    if isinstance(value, type) or inspect.isroutine(value):
+        return str(getattr(value, "__name__", type(value).__name__))
+    shown = views.cell(value)
+    return type(value).__name__ if " object at 0x" in shown else shown
 
 
 class SourceStep(Step):

@@ -26,7 +26,7 @@ from datafast_nb.steps.expansion import (
     positive_int,
     temperature_list,
 )
-from datafast_nb.steps.outputs import OutputSpec
+from datafast_nb.steps.outputs import OutputSpec, Unusable
 from datafast_nb.steps.prompts import Template, is_missing
 from datafast_nb.steps.sampling import Sample
 from datafast_nb.store.memo import RequestKeys
@@ -374,8 +374,14 @@ class LLMStep(Step):
         )
 
     def parse(self, text: str) -> dict[str, Any]:
-        """Output values in a reply. Raises Unusable."""
-        return self.spec.parse(text)
+        """Output values in a reply. Raises Unusable, and nothing else: the reply is paid."""
+        try:
+            return self.spec.parse(text)
+        except Unusable:
+            raise
+        except Exception as exc:
+            said = f"reading the reply raised {type(exc).__name__}: {exc}"
+            raise Unusable("unreadable", said) from exc
 
     def output(
         self, record: Record, values: Mapping[str, Any], variant: Variant, output_index: int

@@ -8,10 +8,13 @@ bracket); anything else is unusable, with a reason.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datafast_nb.records import FLAT_TYPES, normalise_value
+from datafast_nb.errors import RecordError
+from datafast_nb.records import FLAT_TYPES, MAX_DEPTH, normalise_value
+from datafast_nb.steps.prompts import field_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -97,8 +100,10 @@ class OutputSpec:
         Raises
         ------
         Unusable
-            "empty", "unparsable" or "wrong_schema".
+            "empty", "unparsable" or "wrong_schema"; "unreadable" where a validator of the
+            user's model raises something of its own.
         """
+        text = _whole_text(text)
         if self.is_text:
             value = text.strip()
             if not value:
@@ -109,29 +114,41 @@ class OutputSpec:
         data = parse_object(text)
         if self.model is None and self.types is None:
             return self._check_strings(data)
+        brackets = text.count("[") + text.count("{")
+        if brackets > MAX_DEPTH and _is_deeper(data, MAX_DEPTH + 1):
+            raise Unusable("wrong_schema", f"nested more than {MAX_DEPTH} levels deep")
         from pydantic import ValidationError
 
+        model = self._pydantic()
         try:
-            checked = self._pydantic().model_validate(data)
+            values = model.model_validate(data).model_dump(by_alias=False)
+            return {
+                name: v if type(v := values[name]) in FLAT_TYPES else _plain(v, f"output {name!r}")
+                for name in self.columns
+            }
         except ValidationError as exc:
             first = exc.errors(include_url=False, include_input=False)[:3]
             said = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in first
             )
             raise Unusable("wrong_schema", said) from exc
-        values = checked.model_dump()
-        return {
-            name: v
-            if type(v := values[name]) in FLAT_TYPES
-            else normalise_value(v, f"output {name!r}")
-            for name in self.columns
-        }
+        except RecordError as exc:
+            raise Unusable("wrong_schema", str(exc)) from exc
+        except Exception as exc:  # validators and serializers are the user's code
+            said = f"reading the reply raised {type(exc).__name__}: {exc}"
+            raise Unusable("unreadable", said) from exc
 
     def example_text(self, example: Mapping[str, Any]) -> str:
         """The reply that would have given `example`'s output values."""
         if self.is_text:
-            return str(example[self.columns[0]])
-        return json.dumps({c: example[c] for c in self.columns}, ensure_ascii=False, default=str)
+            return field_text(_plain(example[self.columns[0]], "the example"))
+        fields = self.model.model_fields if self.model is not None else {}
+        reply = {}
+        for name in self.columns:
+            alias = fields[name].validation_alias if name in fields else None
+            key = alias if isinstance(alias, str) else name
+            reply[key] = _plain(example[name], f"the example's {name!r}")
+        return json.dumps(reply, ensure_ascii=False, default=field_text)
 
     def _check_strings(self, data: dict[str, Any]) -> dict[str, Any]:
         values = {}
@@ -175,6 +192,46 @@ def _aliased(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
     return Answer
 
 
+def _is_deeper(value: Any, levels: int) -> bool:
+    """More than `levels` lists and dicts lie within each other."""
+    if not isinstance(value, (list, dict)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels < 1 or any(_is_deeper(v, levels - 1) for v in inner)
+
+
+def _plain(value: Any, place: str) -> Any:
+    """A value that a record may hold; what it may not (UUID, timedelta, …) as in JSON."""
+    try:
+        return normalise_value(value, place)
+    except RecordError:
+        return normalise_value(_spelled_out(value), place)
+
+
+def _spelled_out(value: Any) -> Any:
+    # Value by value, not in pydantic's JSON mode: a date beside a UUID stays a date.
+    from pydantic_core import to_jsonable_python
+
+    if isinstance(value, Mapping):
+        keys: list[str] = [k if isinstance(k, str) else _key_text(k) for k in value]
+        return dict(zip(keys, map(_spelled_out, value.values()), strict=True))
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=repr)
+    if isinstance(value, (list, tuple)):
+        return [_spelled_out(v) for v in value]
+    try:
+        return normalise_value(value)
+    except RecordError:
+        return to_jsonable_python(value)
+
+
+def _key_text(key: Any) -> str:
+    from pydantic_core import to_jsonable_python
+
+    [text] = to_jsonable_python({key: None})
+    return str(text)
+
+
 def _close(schema: Any) -> None:
     """Set additionalProperties to false on every object: providers' strict modes want it."""
     if isinstance(schema, dict):
@@ -196,11 +253,12 @@ def parse_object(text: str) -> dict[str, Any]:
     Unusable
         "unparsable" where it is no JSON, "wrong_schema" where it is no object.
     """
+    body = _unfenced(text)  # no JSON begins with a fence, so this cannot change any
     try:
-        data = _loads(text)
+        data = _loads(body)
     except ValueError as first:
         try:
-            data = _loads(_drop_trailing_commas(_unfenced(text)))
+            data = _loads(_drop_trailing_commas(body))
         except ValueError:
             raise Unusable("unparsable", f"the reply is no JSON: {first}") from first
     if not isinstance(data, dict):
@@ -220,21 +278,33 @@ def _unfenced(text: str) -> str:
 
 def _loads(text: str) -> Any:
     try:
-        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+        return _whole_texts(data) if "\\u" in text else data
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
-    # Half of an escaped surrogate pair is no text: it could not be written to any file.
-    return _whole_text(data) if "\\u" in text else data
 
 
-def _whole_text(value: Any) -> Any:
+def _whole_texts(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return _whole_text(value)
     if isinstance(value, list):
-        return [_whole_text(v) for v in value]
+        return [_whole_texts(v) for v in value]
     if isinstance(value, dict):
-        return {_whole_text(k): _whole_text(v) for k, v in value.items()}
+        return _unique([(_whole_text(k), _whole_texts(v)) for k, v in value.items()])
     return value
+
+
+def _whole_text(text: str) -> str:
+    """`text` with U+FFFD for half a surrogate pair, which no file could hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -242,6 +312,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(data) != len(pairs):
         raise ValueError("a key occurs twice")
     return data
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits:.20} is too large a number")
+    return number
 
 
 def _no_constant(name: str) -> Any:

@@ -16,10 +16,14 @@ from typing import Any
 import orjson
 
 from datafast_nb.errors import RecordError
+from datafast_nb.records import refuse_long_integers
 
 # A field with one of these is nearly always JSON or code that wants doubled braces;
 # it is still a field where a column really has that name.
 SUSPICIOUS = frozenset("\"'\n\r:;!,()=<>/\\")
+
+# Integers under this have fewer digits than any limit that Python lets one set (640).
+_SHORT_BITS = 2_000
 
 
 class Template:
@@ -57,7 +61,7 @@ class Template:
         KeyError
             If a field has no value.
         RecordError
-            If a value cannot be written as text (bytes, lone surrogates).
+            If a value cannot be written as text (bytes, half a surrogate pair).
         """
         names = self._names
         if not names:
@@ -68,7 +72,25 @@ class Template:
             value = values[name]
             parts.append(value if type(value) is str else field_text(value))
             parts.append(literals[i])
-        return "".join(parts)
+        text = "".join(parts)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as exc:
+                raise RecordError(
+                    f"{self._name_at(parts, exc.start)} holds half of a surrogate pair "
+                    f"({text[exc.start]!a}), which is no text and cannot be sent. Mend it in a "
+                    "Map first, for example with value.encode('utf-8', 'replace').decode()"
+                ) from exc
+        return text
+
+    def _name_at(self, parts: list[str], index: int) -> str:
+        """What stands at `index` of the joined parts, literals and values in turn."""
+        for i, part in enumerate(parts):
+            if index < len(part):
+                return f"column {self._names[i // 2]!r}" if i % 2 else "the prompt's own text"
+            index -= len(part)
+        raise IndexError(index)
 
     def __repr__(self) -> str:
         return f"Template({self.text!r})"
@@ -84,7 +106,9 @@ def field_text(value: Any) -> str:
     """How a value stands in a prompt: None and NaN as nothing, lists and dicts as JSON."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, (str, int, float, Decimal)):
+    if isinstance(value, (str, float, Decimal)):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() < _SHORT_BITS:
         return str(value)
     if isinstance(value, (dt.datetime, dt.date, dt.time)):
         return value.isoformat()
@@ -93,9 +117,16 @@ def field_text(value: Any) -> str:
             f"{len(value)} bytes cannot stand in a prompt; decode them to text in a Map first"
         )
     try:
-        return orjson.dumps(value, default=str).decode()
+        return orjson.dumps(value, default=_leaf_text).decode()
     except TypeError:
-        return json.dumps(value, default=str, ensure_ascii=False)
+        # Wide integers, half a surrogate pair, or what `_leaf_text` refuses.
+        with refuse_long_integers():
+            return json.dumps(value, default=_leaf_text, ensure_ascii=False)
+
+
+def _leaf_text(value: Any) -> str:
+    kept = isinstance(value, (bytes, Decimal, dt.datetime, dt.date, dt.time))
+    return field_text(value) if kept else str(value)
 
 
 def is_missing(value: Any) -> bool:

@@ -13,6 +13,7 @@ from itertools import chain, count, islice
 from typing import Any, NoReturn
 
 from datafast_nb.errors import SourceError
+from datafast_nb.options import shown_path
 from datafast_nb.records import Record, column_names
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.store.files import (
@@ -289,8 +290,8 @@ class FileSource(SourceStep):
         return f"{self._path()} {found.st_size} {found.st_mtime_ns}"
 
     def describe(self) -> str:
-        """Path as written."""
-        return self.file
+        """Path, relative inside the project."""
+        return shown_path(self.file)
 
     def _rows(self) -> Iterator[Record]:
         if self.format == "jsonl":

@@ -670,7 +670,7 @@ def test_15_1_estimate_names_calls_tokens_and_cost(names):
 def test_15_1_visualize_is_text_that_names_the_steps(names):
     pipeline = three().as_step("load") >> Filter(fn=lambda r: True) >> Sink.list()
     drawn = pipeline.visualize()
-    assert type(drawn) is str
+    assert isinstance(drawn, str)
     assert drawn.index("load") < drawn.index("step_002_filter") < drawn.index("step_003_sink")
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from datafast_nb import FakeModel, LLMStep, Sink, Source
 from datafast_nb.records import normalise_records
@@ -159,7 +159,7 @@ def test_a_runaway_reply_is_unusable_within_a_second(kind, text):
     assert time.process_time() - started < 1
 
 
-@pytest.mark.parametrize("depth", [101, 500, 900, 50_000])
+@pytest.mark.parametrize("depth", [110, 500, 900, 50_000])
 @pytest.mark.parametrize("declared", [{"a": Any}, {"a": list}, {"a": dict[str, Any]}])
 def test_deep_nesting_is_unusable_where_it_cannot_be_kept(declared, depth):
     fails(OutputSpec(declared), '{"a": ' + "[" * depth + "]" * depth + "}")
@@ -454,6 +454,28 @@ def test_types_whose_values_are_no_json_give_plain_values_or_are_refused_before_
     values = spec.parse(json.dumps({"v": sent}))
     [record], _ = normalise_records([values], where=str)
     assert record == values
+
+
+def test_a_value_that_is_no_json_changes_none_beside_it():
+    spec = OutputSpec({"v": dict[int, Any], "w": tuple[UUID, dt.date, Level]})
+    sent = "12345678-1234-5678-1234-567812345678"
+    values = spec.parse(json.dumps({"v": {"1": 2}, "w": [sent, "2024-02-29", "low"]}))
+    assert values == {"v": {"1": 2}, "w": [sent, dt.date(2024, 2, 29), "low"]}
+
+
+@pytest.mark.parametrize("error", [KeyError, RuntimeError, RecursionError, ZeroDivisionError])
+def test_an_error_of_the_users_own_validator_leaves_the_reply_unreadable(error):
+    class Odd(BaseModel):
+        a: str
+
+        @field_validator("a")
+        @classmethod
+        def check(cls, value: str) -> str:
+            raise error("odd")
+
+    with pytest.raises(Unusable, match=f"reading the reply raised {error.__name__}") as caught:
+        OutputSpec(Odd).parse('{"a": "x"}')
+    assert caught.value.verdict == "unreadable"
 
 
 class Aliased(BaseModel):

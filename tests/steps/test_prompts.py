@@ -239,6 +239,17 @@ def test_half_of_a_surrogate_pair_is_refused(value):
         Template("{x}").render({"x": value})
 
 
+@pytest.mark.parametrize("value", [10**5000, [10**5000]], ids=["alone", "list"])
+def test_integers_too_long_to_write_are_refused(value):
+    with pytest.raises(RecordError, match="digits"):
+        Template("{x}").render({"x": value})
+
+
+def test_half_of_a_surrogate_pair_is_refused_with_its_column():
+    with pytest.raises(RecordError, match="column 'y'"):
+        Template("é{x}{y}").render({"x": "ü", "y": "a\ud800"})
+
+
 def test_a_value_that_is_no_text_costs_its_record_and_no_call():
     model = FakeModel("fine")
     records = [{"x": b"abc"}, {"x": "b"}, {"x": "\ud800"}]
