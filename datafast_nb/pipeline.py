@@ -88,6 +88,9 @@ class Pipeline:
             )
         return Pipeline._of(Node(other, (self._tail,)), self._result)
 
+    def __rrshift__(self, other: Any) -> Pipeline:
+        return self.steps[0].__rrshift__(other)
+
     def as_step(self, name: str) -> Pipeline:
         """A pipeline whose last step has a name."""
         return Pipeline._of(Node(self._tail.step.as_step(name), self._tail.parents), self._result)
@@ -305,7 +308,7 @@ class Pipeline:
         if isinstance(head, ResultSource):
             ctx.ranks.update(head.prior_ranks)
             ctx.claimed.update(head.prior_draws)
-        return Runner(ctx, self._whole()).run()
+        return Runner(ctx, self._whole(), self).run()
 
     def _whole(self) -> Pipeline:
         """The pipeline from the first source on, also where this one goes on from a Result."""

@@ -206,6 +206,11 @@ class RunInfo:
     pipeline: Pipeline
     compiled: CompiledPipeline
     steps: list[StepRun]
+    ran: Pipeline | None = None
+    """The pipeline that ran; not `pipeline` where it went on from a Result."""
+    row_ids: list[str] | None = None
+    """Identities of the records, where the run knew them; kept for tables of any size."""
+    tokens: list[str] | None = None
     status: str = "complete"
     """"complete", "limited", "interrupted", "budget" or "failed"."""
     seconds: float = 0.0
@@ -349,8 +354,10 @@ class Result(list[Record]):
         steps = self.info.steps[: run.index + 1]
         info = RunInfo(**{**vars(self.info), "steps": steps, "written": []})
         if run.table is None:
-            again = self.pipeline._again(self, stop_after=run.index, dry=True)
+            again = self._ran._again(self, stop_after=run.index, dry=True)
+            info.row_ids, info.tokens = again.info.row_ids, again.info.tokens
             return Result(again, info)
+        info.row_ids, info.tokens = run.table.row_ids, run.table.tokens
         return Result([copy_record(r) for r in run.table.records], info)
 
     def dropped(self, step: int | str) -> Result:
@@ -360,11 +367,14 @@ class Result(list[Record]):
             return Result([], self._info)
         if not run.parents.known:
             raise DatafastError(
-                f"step '{run.name}' changed the number of records, and nobody knows which it dropped"
+                f"step '{run.name}' changed the number of records, so nobody knows which were "
+                f"dropped: the lineage does not reach through it. .at({run.index - 1}) has all "
+                "that went in"
             )
         before = self.at(run.index - 1)
-        gone = set(range(run.n_in)) - set(run.parents.all())
-        return Result([before[i] for i in sorted(gone) if i < len(before)], self._info)
+        came_out = set(run.parents.all())
+        gone = [i for i in range(len(before)) if i not in came_out]
+        return Result([before[i] for i in gone], before.info, gone)
 
     def retry_failed(self) -> Result:
         """Run again, asking anew for the failed answers alone; the rest comes from the memo.
@@ -372,7 +382,11 @@ class Result(list[Record]):
         Raises what `run` raises.
         """
         failed = frozenset((e.key, e.label) for e in self.errors if e.key)
-        return self.pipeline._again(self, retry=failed)
+        return self._ran._again(self, retry=failed)
+
+    @property
+    def _ran(self) -> Pipeline:
+        return self.pipeline if self.info.ran is None else self.info.ran
 
     def trace(self, index: int = 0) -> RecordTrace:
         """The way of record `index` through the pipeline."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datafast_nb.display import html, text, views
 from datafast_nb.lineage import base_row
-from datafast_nb.records import Record, column_names, copy_record
+from datafast_nb.records import Record, RowIds, column_names, copy_record
 from datafast_nb.results import CallRow, Result, RunInfo, StepRun
 from datafast_nb.steps.base import SourceStep, Step
 from datafast_nb.steps.llm import LLMStep
@@ -286,7 +286,8 @@ class ResultSource(SourceStep):
 
     def config(self) -> dict[str, Any]:
         """Records stand for themselves by their identities."""
-        return {"rows": self.row_ids, "n": self.n_records}
+        rows = self.row_ids or RowIds().take(self._result)
+        return {"rows": rows, "n": self.n_records}
 
     def describe(self) -> str:
         """What it holds."""
@@ -309,8 +310,10 @@ def _identities(result: Result) -> tuple[list[str] | None, list[str] | None]:
     """Identities and sampling tokens of a Result's records, where its run knew them."""
     if result._info is None or not result._info.steps:
         return None, None
-    table = result._info.steps[-1].table
-    if table is None or table.row_ids is None or len(result) != len(result._rows):
-        return None, None  # not kept, or edited as a list: which record is which is not known
-    ids = [table.row_ids[i] for i in result._rows]
-    return ids, None if table.tokens is None else [table.tokens[i] for i in result._rows]
+    known = result._info
+    if known.row_ids is None or len(result) != len(result._rows):
+        return None, None  # not known, or edited as a list: which record is which is not sure
+    if any(i >= len(known.row_ids) for i in result._rows):
+        return None, None
+    ids = [known.row_ids[i] for i in result._rows]
+    return ids, None if known.tokens is None else [known.tokens[i] for i in result._rows]

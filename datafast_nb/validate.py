@@ -1,23 +1,20 @@
-"""Checks before a run: structure, columns, models; and fingerprints of steps.
+"""Checks before a run: structure, columns, models.
 
 Nothing here reads more of a source than its header, or calls a user's function.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
-from typing import Any
 
 from datafast_nb.display import html, text, views
 from datafast_nb.errors import ColumnNotFoundError, DatafastError, PipelineValidationError, Problem
+from datafast_nb.fingerprints import step_fingerprint
 from datafast_nb.graph import Node, node_names, ordered
-from datafast_nb.models.base import Model
-from datafast_nb.records import canonical_json
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep, Step
 from datafast_nb.steps.llm import BOOKKEEPING, LANGUAGE_FIELDS, LLMStep
 from datafast_nb.steps.prompts import is_suspicious
@@ -54,13 +51,27 @@ class CompiledNode:
     name: str
     columns: Columns
     """Columns of the records that leave the step."""
-    fingerprint: str
-    """16 hex digits; changes when the step's settings or anything before it changes."""
+    before: CompiledNode | None = None
+    """The node it reads from."""
 
     @property
     def step(self) -> Step:
         """The step."""
         return self.node.step
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change when the step's settings or anything before it changes.
+
+        Made when it is asked for: it reads the records of a list. "unreadable" where the step
+        or its source cannot be read.
+        """
+        try:
+            own = step_fingerprint(self.step)
+        except Exception:  # whatever a user's object raises: a run says it better
+            return "unreadable"
+        upstream = self.before.fingerprint if self.before is not None else ""
+        return sha256(f"{upstream}|{own}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -148,26 +159,15 @@ def inspect_graph(tail: Node) -> tuple[CompiledPipeline, list[Problem]]:
     found = _Findings()
     _check_structure(nodes, names, found)
     columns: dict[int, Columns] = {}
-    prints: dict[int, str] = {}
-    out = []
+    out: dict[int, CompiledNode] = {}
     text_columns: set[str] = set()
     for node, name in zip(nodes, names, strict=True):
         before = columns[id(node.parents[0])] if node.parents else Columns()
         columns[id(node)] = _columns_after(node.step, name, before, text_columns, found)
-        upstream = "".join(prints[id(p)] for p in node.parents)
-        own = _fingerprint(node.step, name, found)
-        prints[id(node)] = sha256(f"{upstream}|{own}".encode()).hexdigest()[:16]
-        out.append(CompiledNode(node, name, columns[id(node)], prints[id(node)]))
-    return CompiledPipeline(tuple(out), tuple(found.warnings), tuple(found.notes)), found.problems
-
-
-def _fingerprint(step: Step, name: str, found: _Findings) -> str:
-    try:
-        return step_fingerprint(step)
-    except Exception as exc:
-        if not any(p.step == name for p in found.problems):
-            found.problems.append(_unreadable(exc, name, step))
-        return ""
+        parent = out[id(node.parents[0])] if node.parents else None
+        out[id(node)] = CompiledNode(node, name, columns[id(node)], parent)
+    compiled = CompiledPipeline(tuple(out.values()), tuple(found.warnings), tuple(found.notes))
+    return compiled, found.problems
 
 
 def _unreadable(exc: Exception, name: str, step: Step) -> Problem:
@@ -359,6 +359,9 @@ def _check_llm(step: LLMStep, name: str, before: Columns, found: _Findings) -> C
             f"step '{name}' asks for num_outputs={step.num_outputs} at temperature 0: the answers will be equal"
         )
     _warn_of_prompts(step, name, found)
+    if before.is_open and step.forward_columns is not None:
+        # What a function may have added: later steps may count on it.
+        kept += [c for c in step.forward_columns if c not in kept]
     after = dict.fromkeys((*kept, *step.spec.columns, *step.bookkeeping))
     return Columns(tuple(after), before.is_open and step.forward_columns is None)
 
@@ -397,94 +400,3 @@ def _check_model(step: LLMStep, name: str, site: str, found: _Findings) -> None:
 def _check_sink(step: SinkStep, name: str, before: Columns, found: _Findings) -> None:
     for column in getattr(step, "columns", None) or ():
         _need(column, "writes", step, name, before, found)
-
-
-# Fingerprints.
-
-
-def step_fingerprint(step: Step) -> str:
-    """16 hex digits that change when the step's settings change.
-
-    Functions count by code, defaults, closure and the plain globals they use; anything
-    else is opaque and counts by its type alone.
-    """
-    body = [type(step).__qualname__, {k: _plain(v, 0) for k, v in sorted(step.config().items())}]
-    if isinstance(step, SourceStep):
-        body.append(step.version())
-    return sha256(canonical_json(body)).hexdigest()[:16]
-
-
-def _plain(value: Any, depth: int) -> Any:
-    if depth > 6:
-        return "…"
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    if isinstance(value, Model):
-        return value.identity()
-    if isinstance(value, types.FunctionType):
-        return _function(value, depth)
-    if isinstance(value, Mapping):
-        return [[_plain(k, depth + 1), _plain(v, depth + 1)] for k, v in value.items()]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        if len(value) > 1000:
-            return [len(value), type(value).__name__]
-        items = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
-        return [_plain(v, depth + 1) for v in items]
-    if isinstance(value, types.CodeType):
-        return _code(value)
-    if isinstance(value, Step):
-        return [type(value).__qualname__, _plain(value.config(), depth + 1)]
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value), depth + 1)
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"
-
-
-def _function(fn: types.FunctionType, depth: int) -> Any:
-    closure = []
-    for cell in fn.__closure__ or ():
-        try:
-            closure.append(_plain(cell.cell_contents, depth + 1))
-        except ValueError:  # not yet filled: the function refers to itself
-            closure.append("…")
-    used = {
-        name: _plain(fn.__globals__[name], depth + 1)
-        for name in sorted(_global_names(fn.__code__))
-        if name in fn.__globals__
-        and isinstance(
-            fn.__globals__[name],
-            (str, int, float, bool, list, tuple, dict, types.FunctionType, type(None)),
-        )
-        and fn.__globals__[name] is not fn
-    }
-    return [
-        _code(fn.__code__),
-        _plain(fn.__defaults__, depth + 1),
-        _plain(fn.__kwdefaults__, depth + 1),
-        closure,
-        used,
-    ]
-
-
-def _global_names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= _global_names(const)
-    return names
-
-
-def _code(code: types.CodeType) -> list[Any]:
-    consts = [_code(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
-    return [
-        code.co_code.hex(),
-        consts,
-        list(code.co_names),
-        list(code.co_varnames[: code.co_argcount]),
-    ]
-
-
-def _constant(value: Any) -> str:
-    # The order of a frozenset's repr depends on the process.
-    return repr(sorted(value, key=repr)) if isinstance(value, frozenset) else repr(value)

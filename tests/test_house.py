@@ -29,7 +29,7 @@ TIERS = [
     {"store"},
     {"models", "steps.base", "steps.prompts", "steps.sampling", "steps.where"},
     {"steps"},
-    {"graph"},
+    {"graph", "fingerprints"},
     {"validate"},
     {"estimate", "results"},
     {"trace"},

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from datafast_nb.engine.context import RunContext
+from datafast_nb.errors import RecordError
 from datafast_nb.lineage import Table, child_ids
 from datafast_nb.options import options
 from datafast_nb.records import Record, RowIds, copy_record, normalise_records
@@ -225,6 +226,13 @@ def process(ctx: RunContext, run: StepRun, step: Step, table: Table) -> Table:
             ctx.check_stop()
             copy = record.copy() if table.flat else copy_record(record)
             if into:
+                for here, inside in into.items():
+                    if here in copy and inside in copy and inside not in into:
+                        raise RecordError(
+                            f"step '{run.name}': input_mappings calls column {here!r} {inside!r} "
+                            f"inside the step, but the records have a column {inside!r} as well; "
+                            "rename or drop it in a Map before the step"
+                        )
                 copy = {into.get(k, k): v for k, v in copy.items()}
             copies.append(copy)
             place_of[id(copy)] = len(copies) - 1

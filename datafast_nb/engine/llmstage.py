@@ -181,7 +181,9 @@ class LLMStage:
         if self._n_calls > options.keep_rows and self._keep:
             self._keep = False
             for row in self._run.calls:
-                row.messages = row.text = None
+                row.messages = None
+                if row.status != "failed":  # errors keep their raw reply
+                    row.text = None
 
     def _settle_doubtful(self) -> None:
         """Calls whose row has draws under other places: those that no call of this step took."""
@@ -351,7 +353,7 @@ class LLMStage:
         row.wasted_usd = call.wasted_usd if call.wasted_usd == call.wasted_usd else 0.0
         if self._keep:
             row.messages = slot.messages
-            row.text = reply.text if reply is not None else None
+        row.text = reply.text if reply is not None else None
         row.latency_s = reply.latency_s if reply is not None else 0.0
         if call.values is not None:
             row.values = call.values
@@ -363,6 +365,8 @@ class LLMStage:
             error = call.error or LLMError("no answer")
             row.status, row.verdict, row.error = "failed", error.kind, str(error)
             self._n_failed += 1
+        if not self._keep and row.status != "failed":
+            row.text = None
         self._paid += call.usd
         self._ctx.claimed.add((row.key, row.label))
         if slot.variant.is_deterministic:
@@ -447,6 +451,7 @@ class LLMStage:
         row.latency_s = latency
         if self._keep:
             row.messages = slot.messages
+        if self._keep or row.status == "failed":
             row.text = text
 
     def _finish(self, slot: Slot) -> None:

@@ -35,8 +35,9 @@ GRACE_S = 1.0
 class Runner:
     """One run. `run` returns the Result or raises with it attached."""
 
-    def __init__(self, ctx: RunContext, pipeline: Any) -> None:
+    def __init__(self, ctx: RunContext, pipeline: Any, ran: Any = None) -> None:
         self._ctx = ctx
+        self._ran = ran
         self._pipeline = pipeline
         self._steps: list[StepRun] = []
         self._stage: LLMStage | None = None
@@ -59,6 +60,7 @@ class Runner:
             self._pipeline,
             ctx.compiled,
             self._steps,
+            ran=self._ran,
             memo_path=str(ctx.memo.path),
             settings={k: v for k, v in vars(ctx.settings).items() if k != "deadline"},
         )
@@ -161,6 +163,7 @@ class Runner:
         if isinstance(node.step, Sample) and not is_limited:
             need = node.step.needs()
         if need == 0:
+            self._limited = self._limited or is_limited
             return Table([], True, [])
         table, ended = flow.gather(chunks, need)
         source = self._steps[0]
@@ -295,7 +298,7 @@ class Runner:
         settings = self._ctx.settings
         n = len(table)
         if settings.where is not None:
-            return self._matching(table, settings.where)
+            return self._matching(table, settings.where, self._steps[1:-1])
         if settings.one is not None:
             if not -n <= settings.one < n:
                 raise IndexError(f"run_one({settings.one}): only {n} records come here")
@@ -314,9 +317,11 @@ class Runner:
             return Sample(n=limit).choose(table.records, ids)
         return list(range(limit))
 
-    def _matching(self, table: Table, where: dict[str, Any]) -> list[int]:
+    def _matching(
+        self, table: Table, where: dict[str, Any], between: Sequence[StepRun]
+    ) -> list[int]:
         """Records here that come from the first source row with these values."""
-        source = self._steps[0].table
+        source = self._steps[0].table if between else table
         if source is None:
             raise DatafastError(
                 "run_one(where=…) needs the source's rows at hand; this source has too many. Use run_one(index)"
@@ -328,7 +333,7 @@ class Runner:
                 f"run_one(where={where!r}): no source row has these values (columns: {known})"
             )
         at = list(range(len(table)))
-        for run in reversed(self._steps[1:-1]):
+        for run in reversed(between):
             if not run.parents.known:
                 raise DatafastError(
                     f"run_one(where=…) cannot see through step '{run.name}', which changed the number "
@@ -343,7 +348,12 @@ class Runner:
         settings = self._ctx.settings
         if settings.pick != "first" or settings.where is not None or (settings.one or 0) < 0:
             table, _ = flow.gather(chunks)
-            kept = table.take(self._select(table))
+            chosen = (
+                self._select(table)
+                if settings.where is None
+                else self._matching(table, settings.where, ())
+            )
+            kept = table.take(chosen)
             self._set_source(run, kept)
             yield kept
             return
@@ -395,6 +405,7 @@ class Runner:
             info.status = "limited"
         # Another run, or the user, may change these records: the tables of the steps stay as they are.
         table = self._table or Table([], True, [])
+        info.row_ids, info.tokens = table.row_ids, table.tokens
         last = self._steps[-1].table if self._steps else None
         for run in self._steps:
             if run.table is not None and run.table.is_shared:

@@ -44,10 +44,10 @@ def caller_site() -> Site | None:
     file = frame.f_code.co_filename
     cell = None
     shell_class = sys.modules.get("IPython.core.interactiveshell")
-    if shell_class is not None and ("ipykernel" in file or file.startswith("<ipython-input")):
-        shell = shell_class.InteractiveShell
-        if shell.initialized():
-            cell = shell.instance().execution_count
+    if shell_class is not None and shell_class.InteractiveShell.initialized():
+        # Not the shell's own count, which runs ahead; and a function may stand in an earlier cell.
+        shell = shell_class.InteractiveShell.instance()
+        cell = getattr(shell.compile, "_filename_map", {}).get(file)
     return Site(file, frame.f_lineno, cell)
 
 
@@ -196,6 +196,10 @@ class SourceStep(Step):
     def place(self, index: int) -> str:
         """Where row `index` stands, for errors: "file data.jsonl, line 12"."""
         return f"row {index}"
+
+    def content(self) -> str:
+        """As `version`, and the same for the same rows in another process; for fingerprints."""
+        return self.version()
 
     def version(self) -> str:
         """Changes when what `read` gives may have changed."""

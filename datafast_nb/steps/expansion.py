@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +115,7 @@ def temperature_list(value: Any) -> list[float | None]:
     if not items:
         raise ValueError("temperature is an empty list")
     for t in items:
-        if t is not None and (isinstance(t, bool) or not isinstance(t, (int, float)) or t < 0):
+        if t is not None and (isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 <= t < math.inf):
             raise ValueError(f"temperature is {t!r}; use a number of 0 or more, or None")
     return [None if t is None else float(t) for t in items]
 
@@ -130,11 +131,6 @@ def positive_int(name: str, value: Any, *, optional: bool = False) -> int | None
 
 def name_list(parameter: str, value: Sequence[str] | None) -> list[str] | None:
     """Column names as a list; None stays None. Raises TypeError."""
-    """Column names as a list; None stays None."""
-    """The value, checked to be a whole number of 1 or more."""
-    """Temperatures as a list. Raises ValueError for what is no temperature."""
-    """(code, name) of each language; [] where none is set."""
-    """Items of a parameter: of a Sample, of a list, or the one value. Raises ValueError if none."""
     if value is None:
         return None
     if isinstance(value, str):

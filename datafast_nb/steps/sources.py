@@ -9,12 +9,13 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from itertools import chain, count, islice
 from typing import Any, NoReturn
 
-from datafast_nb.errors import SourceError
+from datafast_nb.errors import RecordError, SourceError
 from datafast_nb.options import shown_path
-from datafast_nb.records import Record, column_names
+from datafast_nb.records import Record, canonical_json, column_names
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.store.files import (
     Conversion,
@@ -81,6 +82,7 @@ class ListSource(SourceStep):
             )
         self._records = list(records)
         self._serial = next(_SERIAL)
+        self._content: str | None = None
 
     def read(self, chunk: int) -> Iterator[Sequence[Any]]:
         """Records in pieces of at most `chunk`; the dicts are the user's own."""
@@ -101,6 +103,15 @@ class ListSource(SourceStep):
     def place(self, index: int) -> str:
         """Name record `index` for errors."""
         return f"record {index} of the list"
+
+    def content(self) -> str:
+        """Hash of the records, made once; the list is the step's own."""
+        if self._content is None:
+            try:
+                self._content = blake2b(canonical_json(self._records), digest_size=12).hexdigest()
+            except (TypeError, RecordError):  # values that a run makes plain, or refuses
+                self._content = self.version()
+        return self._content
 
     def version(self) -> str:
         """Differs for every list given to Source.list in this process."""
