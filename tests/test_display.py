@@ -654,7 +654,7 @@ class BrokenSource(SourceStep):
 def test_displays_survive_a_source_whose_methods_raise(where):
     pipeline = BrokenSource(where) >> dfn.Sample(n=1) >> ask("ask", FakeModel(), prompt="{a}")
     text = check(pipeline)["text/plain"]
-    if where != "count":
+    if where not in ("count", "version"):  # neither is needed to show it
         assert f"broken {where}" in text
 
 
