@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from datafast_nb.steps.base import SinkStep, SourceStep, Step
+from datafast_nb.steps.base import SourceStep, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,3 @@ def node_names(nodes: Sequence[Node]) -> list[str]:
 def is_fragment(nodes: Sequence[Node]) -> bool:
     """The first step is no source: the pipeline waits to be set upon one."""
     return not isinstance(nodes[0].step, SourceStep)
-
-
-def ends_in_sink(nodes: Sequence[Node]) -> bool:
-    """The last step writes the records out."""
-    return isinstance(nodes[-1].step, SinkStep)

@@ -162,18 +162,9 @@ class Pipeline:
         RunInterrupted, BudgetExceededError, LLMError
             With `.result`: what was finished. Every answer that arrived is kept.
         """
-        settings = RunSettings(
-            limit=_whole("limit", limit),
-            pick=pick,
-            limit_at=limit_at,
-            budget_usd=budget,
-            max_calls=_whole("max_calls", max_calls),
-            in_flight=max(
-                _whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1
-            ),
-            sinks=sinks,
+        settings = _settings(
+            limit, pick, limit_at, budget, max_calls, max(batch_size, max_concurrent), sinks
         )
-        _check_settings(settings)
         if log_level is not None:
             _set_log_level(log_level)
         return self._run(settings, stop_after, show_progress, on_event)
@@ -197,18 +188,9 @@ class Pipeline:
         User functions run on that one thread. Problems of the pipeline raise here.
         """
         self.compile()
-        settings = RunSettings(
-            limit=_whole("limit", limit),
-            pick=pick,
-            limit_at=limit_at,
-            budget_usd=budget,
-            max_calls=_whole("max_calls", max_calls),
-            in_flight=max(
-                _whole("batch_size", batch_size) or 1, _whole("max_concurrent", max_concurrent) or 1
-            ),
-            sinks=sinks,
+        settings = _settings(
+            limit, pick, limit_at, budget, max_calls, max(batch_size, max_concurrent), sinks
         )
-        _check_settings(settings)
 
         def work(stop: Any, listen: Listener) -> Result:
             listeners = [listen] if on_event is None else [listen, on_event]
@@ -245,7 +227,7 @@ class Pipeline:
 
         Data steps run, answers that the memo has are shown, others stand as pending.
         """
-        return preview_of(self, _whole("k", k) or 0, options.preview_on_display == "safe", None)
+        return preview_of(self, _count("k", k) or 0, options.preview_on_display == "safe", None)
 
     def estimate(
         self, *, limit: int | None = None, pick: Pick = "first", limit_at: str | None = None
@@ -261,7 +243,7 @@ class Pipeline:
             If the pipeline does not compile.
         """
         settings = RunSettings(
-            limit=_whole("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False
+            limit=_count("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False
         )
         _check_settings(settings)
         return estimate_run(self._execute(settings, None, []).info)
@@ -400,12 +382,37 @@ def _check_step(step: Any) -> None:
     raise TypeError(f"{type(step).__name__} is no step: {step!r:.60}")
 
 
-def _whole(name: str, value: Any) -> int | None:
+def _count(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(f"{name} is {value!r}; use a whole number of 0 or more")
     return value
+
+
+def _settings(
+    limit: int | None,
+    pick: Pick,
+    limit_at: str | None,
+    budget: float | None,
+    max_calls: int | None,
+    in_flight: int,
+    sinks: bool | Literal["auto"],
+) -> RunSettings:
+    """Checked settings of `run` and `start`."""
+    if _count("max_concurrent", in_flight) == 0:
+        raise ValueError("max_concurrent is 0; at least one call must be in flight")
+    settings = RunSettings(
+        limit=_count("limit", limit),
+        pick=pick,
+        limit_at=limit_at,
+        budget_usd=budget,
+        max_calls=_count("max_calls", max_calls),
+        in_flight=in_flight,
+        sinks=sinks,
+    )
+    _check_settings(settings)
+    return settings
 
 
 def _check_settings(settings: RunSettings) -> None:

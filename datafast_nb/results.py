@@ -393,7 +393,9 @@ class Result(list[Record]):
         from datafast_nb.trace import trace_output  # upward: a trace holds a Result
 
         if len(self) != len(self._rows):
-            raise ValueError("this Result was edited as a list: its records have lost their lineage")
+            raise ValueError(
+                "this Result was edited as a list: its records have lost their lineage"
+            )
         return trace_output(self.info, self._rows[index])
 
     def __rshift__(self, other: Any) -> Pipeline:

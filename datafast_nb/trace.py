@@ -58,7 +58,8 @@ class RecordTrace(Mapping[str, Any]):
         for step in self.trace:
             if step.fate in ("filtered", "failed", "waiting", "left out"):
                 note = f": {step.note}" if step.note else ""
-                return f"the record was {step.fate} at step '{step.name}'{note}"
+                verb = step.fate if step.fate == "failed" else f"was {step.fate}"
+                return f"the record {verb} at step '{step.name}'{note}"
         return "no record came out"
 
     def __getitem__(self, key: str) -> Any:

@@ -238,6 +238,7 @@ def _columns_after(
     if isinstance(step, SourceStep):
         try:
             known = step.columns()
+            step.version()  # asked before the memo is looked into: it fails where the file is gone
         except Exception as exc:  # files that are gone, sources of users: a problem like others
             found.problems.append(_unreadable(exc, name, step))
             return Columns()

@@ -66,8 +66,8 @@ class Budget:
                 return worst
             if self._holders == 0:
                 raise BudgetSpent(
-                    f"budget=${self.usd:g} has ${self.usd - self.spent_usd:.6f} left, and the next "
-                    f"call may cost up to ${worst:.6f}"
+                    f"budget=${self.usd:g} has {views.usd(self.usd - self.spent_usd)} left, and the "
+                    f"next call may cost up to {views.usd(worst)}"
                 )
             self._released.clear()
             await self._released.wait()

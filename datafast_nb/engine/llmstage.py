@@ -27,6 +27,7 @@ from datafast_nb.results import CallRow, StepRun
 from datafast_nb.steps.expansion import PlanCounter
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.outputs import REASKABLE, Unusable
+from datafast_nb.steps.prompts import is_missing
 from datafast_nb.store.memo import Draw, Memo
 
 WINDOW = 1024
@@ -164,8 +165,7 @@ class LLMStage:
                 self._run.calls.append(row)
         self._n_calls += len(slots)
         for column in step.fields:
-            value = record.get(column)
-            if value is None or value != value:
+            if is_missing(record.get(column)):
                 self._run.notes.append(column)
 
     # Look-up.

@@ -84,6 +84,7 @@ def preview_of(
     notes: list[str] = []
     stop_after = len(compiled.nodes) - 1
     rows: int | None = k
+    last_choice = -1
     for i, node in enumerate(compiled.nodes):
         step = node.step
         is_user_code = isinstance(step, ChunkStep) or not _is_built_in(step)
@@ -98,7 +99,7 @@ def preview_of(
             n = source.count() if isinstance(source, SourceStep) else None
             free = all(isinstance(c.step, (SourceStep, ChoiceStep)) for c in compiled.nodes[:i])
             if n is not None and n <= MAX_ROWS_FOR_A_CHOICE and free:
-                rows = None
+                rows, last_choice = None, i
                 continue
             stop_after = i - 1
             notes.append(
@@ -106,27 +107,28 @@ def preview_of(
                 + ("" if n is None else f" ({n:,})")
             )
             break
+    is_cut = 0 <= last_choice < stop_after
     settings = RunSettings(
-        dry=True, sinks=False, source_rows=rows, deadline=deadline, stop_after=stop_after,
-        limit=k if rows is None else None, limit_at=_after_choice(compiled) if rows is None else None,
-    )  # fmt: skip
+        dry=True,
+        sinks=False,
+        source_rows=rows,
+        deadline=deadline,
+        stop_after=stop_after,
+        limit=k if is_cut else None,
+        limit_at=compiled.names[last_choice + 1] if is_cut else None,
+    )
     ctx = RunContext(compiled, open_memo(), settings, Bus([]))
     result = Runner(ctx, pipeline).run()
     if deadline is not None and ctx.past_deadline:
         notes.append("stopped early: the free steps take long; .preview() waits for them")
     shown, pending = _with_pending(result.info.steps, list(result))
     notes.extend(result.info.notes)
-    return Preview(shown[:MAX_PREVIEW_ROWS], pending, notes)
+    most = k if last_choice == stop_after else MAX_PREVIEW_ROWS
+    return Preview(shown[:most], pending, notes)
 
 
 def _is_built_in(step: Any) -> bool:
     return type(step).__module__.startswith("datafast_nb.")
-
-
-def _after_choice(compiled: CompiledPipeline) -> str:
-    """Where the number of previewed records counts: behind the last choice."""
-    at = max(i for i, n in enumerate(compiled.nodes) if isinstance(n.step, ChoiceStep))
-    return compiled.names[at + 1] if at + 1 < len(compiled.names) else compiled.names[at]
 
 
 def _with_pending(steps: list[StepRun], records: list[Record]) -> tuple[list[Record], int]:

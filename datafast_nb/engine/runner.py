@@ -268,7 +268,7 @@ class Runner:
             ctx.ending = "failed"
             self._cause = LLMError(
                 f"step '{run.name}' lost every record ({kinds}); the first: {first.error}. What was "
-                "received is kept: mend the cause and run again, or call .result.retry_failed()",
+                "received is kept: mend the cause and run again, or call dfn.last.retry_failed()",
                 kind=first.kind, model=first.model, step=run.name,
             )  # fmt: skip
 

@@ -115,7 +115,9 @@ def temperature_list(value: Any) -> list[float | None]:
     if not items:
         raise ValueError("temperature is an empty list")
     for t in items:
-        if t is not None and (isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 <= t < math.inf):
+        if t is not None and (
+            isinstance(t, bool) or not isinstance(t, (int, float)) or not 0 <= t < math.inf
+        ):
             raise ValueError(f"temperature is {t!r}; use a number of 0 or more, or None")
     return [None if t is None else float(t) for t in items]
 

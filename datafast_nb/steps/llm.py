@@ -27,7 +27,7 @@ from datafast_nb.steps.expansion import (
     temperature_list,
 )
 from datafast_nb.steps.outputs import OutputSpec, Unusable
-from datafast_nb.steps.prompts import Template, is_missing
+from datafast_nb.steps.prompts import Template
 from datafast_nb.steps.sampling import Sample
 from datafast_nb.store.memo import RequestKeys
 
@@ -400,10 +400,6 @@ class LLMStep(Step):
         for name in (*self.spec.columns, *self.bookkeeping):
             out[name] = None
         return out
-
-    def missing_values(self, record: Record) -> list[str]:
-        """Columns in the prompts that are None or NaN in `record`."""
-        return [c for c in self.fields if is_missing(record.get(c))]
 
     def _kept(self, record: Record) -> Record:
         if self.forward_columns is not None:
