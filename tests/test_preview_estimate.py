@@ -627,7 +627,7 @@ def test_an_estimate_of_a_broken_pipeline_lists_its_problems():
 
 def test_preview_of_a_sample_shows_what_the_run_gives():
     records = [{"n": i} for i in range(60)]
-    pipeline = dfn.Source.list(records) >> dfn.Sample(n=8)
+    pipeline = Source.list(records) >> Sample(n=8)
     assert list(pipeline.preview(5)) == list(pipeline.run())[:5]
-    further = pipeline >> dfn.Map(lambda r: {**r, "twice": 2 * r["n"]})
+    further = pipeline >> Map(lambda r: {**r, "twice": 2 * r["n"]})
     assert list(further.preview(5)) == list(further.run())[:5]
