@@ -163,7 +163,7 @@ class Pipeline:
             With `.result`: what was finished. Every answer that arrived is kept.
         """
         settings = _settings(
-            limit, pick, limit_at, budget, max_calls, max(batch_size, max_concurrent), sinks
+            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks
         )
         if log_level is not None:
             _set_log_level(log_level)
@@ -189,7 +189,7 @@ class Pipeline:
         """
         self.compile()
         settings = _settings(
-            limit, pick, limit_at, budget, max_calls, max(batch_size, max_concurrent), sinks
+            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks
         )
 
         def work(stop: Any, listen: Listener) -> Result:
@@ -396,11 +396,12 @@ def _settings(
     limit_at: str | None,
     budget: float | None,
     max_calls: int | None,
-    in_flight: int,
+    in_flight: tuple[int, int],
     sinks: bool | Literal["auto"],
 ) -> RunSettings:
-    """Checked settings of `run` and `start`."""
-    if _count("max_concurrent", in_flight) == 0:
+    """Checked settings of `run` and `start`; `in_flight`: batch_size and max_concurrent."""
+    size = max(_count("batch_size", in_flight[0]) or 0, _count("max_concurrent", in_flight[1]) or 0)
+    if size == 0:
         raise ValueError("max_concurrent is 0; at least one call must be in flight")
     settings = RunSettings(
         limit=_count("limit", limit),
@@ -408,7 +409,7 @@ def _settings(
         limit_at=limit_at,
         budget_usd=budget,
         max_calls=_count("max_calls", max_calls),
-        in_flight=in_flight,
+        in_flight=size,
         sinks=sinks,
     )
     _check_settings(settings)
