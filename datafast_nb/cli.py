@@ -186,7 +186,7 @@ def _demo(args: argparse.Namespace) -> int:
     from datafast_nb.errors import SourceError
     from datafast_nb.models.local import LocalModel
 
-    model = LocalModel()
+    model = LocalModel(threads=_idle_cores())
     pipeline = demo_pipeline(model, source=args.input, column=args.column, output=args.output)
     estimate = pipeline.estimate(limit=args.limit)
     if not any(s.records_in for s in estimate.steps if s.models):
@@ -210,6 +210,12 @@ def _demo(args: argparse.Namespace) -> int:
     new = result.ledger.total.new
     print(f"\n{views.seconds(seconds)}, {new} model calls. Run it again: the answers are on disk.")
     return 0
+
+
+def _idle_cores() -> int:
+    """Cores that nobody uses, between 1 and 4: llama.cpp's threads wait for the slowest of them."""
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else os.cpu_count() or 1
+    return max(1, min(4, (os.cpu_count() or 1) - round(busy)))
 
 
 # The memo.
