@@ -37,6 +37,7 @@ from datafast_nb import (
     Step,
     options,
 )
+from datafast_nb.display import html
 from datafast_nb.models.base import Request
 from datafast_nb.steps.base import SourceStep
 
@@ -103,7 +104,9 @@ class Parsed(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, tuple(attrs)))
+        # A column is set for short or for long cells: which of the two fixed styles is no matter.
+        same = [(k, v.replace(html._SHORT, html._WORDS) if v else v) for k, v in attrs]
+        self.elements.append((tag, tuple(same)))
         if tag == "br":
             self.text += "\n"
             return

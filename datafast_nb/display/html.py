@@ -13,8 +13,10 @@ _ROOT = '<div class="mathjax_ignore tex2jax_ignore" style="font-size:13px;line-h
 # Jupyter's sanitiser drops overflow-wrap:anywhere and sizes in em, and keeps the older word and px.
 _CELL = "padding:6px 14px 6px 0;vertical-align:top;"
 _WORDS = (
-    "min-width:60px;max-width:420px;word-wrap:break-word;overflow-wrap:anywhere;text-align:left"
+    "min-width:140px;max-width:420px;word-wrap:break-word;overflow-wrap:anywhere;text-align:left"
 )
+_SHORT = "white-space:nowrap;text-align:left"
+SHORT_CELL = 28
 _NUMBERS = "white-space:nowrap;text-align:right"
 MAX_PROBLEMS = 20
 _LINE = "border-top:1px solid rgba(128,128,128,.25);background:none"
@@ -58,7 +60,7 @@ def table(view: views.TableView) -> str:
     note = line(view.note, muted=True) if view.note else ""
     if not view.columns:
         return title + note
-    styles = [_CELL + (_NUMBERS if c in view.right else _WORDS) for c in view.columns]
+    styles = [_CELL + _style_of(view, i) for i in range(len(view.columns))]
     header = "".join(
         f'<th style="{style};font-weight:600">{say(views.cell(c, views.MAX_NAME))}</th>'
         for c, style in zip(view.columns, styles, strict=True)
@@ -77,6 +79,14 @@ def table(view: views.TableView) -> str:
         f'{title}<div style="overflow-x:auto"><table style="border-collapse:collapse;table-layout:auto;border:0">'
         f'<thead><tr style="background:none">{header}</tr></thead><tbody>{body}</tbody></table></div>{note}'
     )
+
+
+def _style_of(view: views.TableView, i: int) -> str:
+    """Short cells stay on one line: a long neighbour must not break names and numbers apart."""
+    if view.columns[i] in view.right:
+        return _NUMBERS
+    longest = max((len(views.cell(row[i])) for row in view.rows), default=0)
+    return _SHORT if longest <= SHORT_CELL and len(view.columns[i]) <= SHORT_CELL else _WORDS
 
 
 def _value(value: Any, width: int | None) -> str:
