@@ -32,11 +32,14 @@ MAX_TEXT_CHARS = 1_200
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 on an error, 130 after an interrupt."""
-    args = _parser().parse_args(argv)
-    if args.home:
-        options.home = args.home
     try:
-        return int(args.run(args) or 0)
+        try:
+            args = _parser().parse_args(argv)
+            if args.home:
+                options.home = args.home
+            return int(args.run(args) or 0)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has left is no error
     except RunInterrupted as exc:
         print(f"\n{exc}", file=sys.stderr)
         return 130
