@@ -15,7 +15,7 @@ help:
 	@echo "make test   set up, then run every check"
 	@echo "make lint   formatting, lint and types only"
 	@echo "make lab    set up, then open JupyterLab on notebooks/"
-	@echo "make bench  set up, then measure the engine's overhead"
+	@echo "make bench  set up, then measure the engine's overhead, displays and estimates"
 	@echo "make clean  remove .venv and caches (paid answers in .datafast_nb/ stay)"
 
 # The newest of several interpreters is not looked for: the first that is new enough will do.
@@ -65,6 +65,8 @@ lab: .make/lab
 
 bench: .make/test
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/display.py
+	$(BIN)/python benchmarks/estimates.py
 
 clean:
 	@echo "[clean] .venv, stamps, caches, build output"

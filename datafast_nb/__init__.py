@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from datafast_nb.options import options
 
 if TYPE_CHECKING:
+    from datafast_nb.compare import Comparison, diff
     from datafast_nb.engine.handle import Run
     from datafast_nb.errors import (
         BudgetExceededError,
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BudgetExceededError",
     "ColumnNotFoundError",
+    "Comparison",
     "DatafastError",
     "FakeModel",
     "Filter",
@@ -99,12 +101,14 @@ __all__ = [
     "Source",
     "SourceError",
     "Step",
+    "diff",
     "options",
 ]
 
 _HOME = {
     "BudgetExceededError": "errors",
     "ColumnNotFoundError": "errors",
+    "Comparison": "compare",
     "DatafastError": "errors",
     "FakeModel": "models.fake",
     "Filter": "steps.transform",
@@ -136,6 +140,7 @@ _HOME = {
     "Source": "steps.sources",
     "SourceError": "errors",
     "Step": "steps.base",
+    "diff": "compare",
 }
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datafast_nb.display import views
+from datafast_nb.display import formats
 from datafast_nb.errors import DatafastError, RunInterrupted
-from datafast_nb.options import options
+from datafast_nb.options import options, shown_path
 
 if TYPE_CHECKING:
     from datafast_nb.models.base import Model
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (DatafastError, ValueError, OSError) as exc:
         said = " ".join(str(exc).split())
-        print(views.printable(f"{type(exc).__name__}: {said}"), file=sys.stderr)
+        print(formats.printable(f"{type(exc).__name__}: {said}"), file=sys.stderr)
         return 1
 
 
@@ -169,7 +169,7 @@ def _text_column(source: Any, wanted: str | None) -> str:
         if wanted not in known:
             raise SourceError(
                 f"{source.describe()} has no column {wanted!r}.{nearest(wanted, known)} "
-                f"Columns: {views.some_names(known)}"
+                f"Columns: {formats.some_names(known)}"
             )
         return wanted
     for chunk in source.read(20):
@@ -210,8 +210,10 @@ def _demo(args: argparse.Namespace) -> int:
     print(result)
     print()
     print(result.ledger)
+    report = result.report(Path(args.output).with_suffix(".report.html"), title="Demo")
+    print(f"\nReport, for a browser: {shown_path(report)}")
     new = result.ledger.total.new
-    print(f"\n{views.seconds(seconds)}, {new} model calls. Run it again: the answers are on disk.")
+    print(f"{formats.seconds(seconds)}, {new} model calls. Run it again: the answers are on disk.")
     return 0
 
 

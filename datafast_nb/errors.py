@@ -31,16 +31,30 @@ class DatafastError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that keeps a pipeline from running."""
+    """One thing that keeps a pipeline from running, or a trap in it, in parts for displays."""
 
     step: str
     """Name of the step."""
-    message: str
-    """What is wrong and what to do, in one or more lines."""
+    what: str
+    """What is wrong, without a full stop: "reads column 'txt', which no earlier step provides"."""
+    fix: str = ""
+    """What to do: "did you mean 'text'?"; "" where nothing better is known than to mend it."""
     site: str = ""
     """Where the step was written, as in "cell 7, line 3"; "" if not known."""
     kind: str = "structure"
     """One of "structure", "column", "model", "template", "parameter"."""
+    columns: str | None = None
+    """Columns that come to the step, where the problem is a missing one."""
+    short: str = ""
+    """In a few words, for the step's place in a graph: "no column txt"."""
+
+    @property
+    def message(self) -> str:
+        """What is wrong and what to do, in one or more lines."""
+        if self.columns is None:
+            return f"{self.what}; {self.fix}" if self.fix else self.what
+        fix = f" {self.fix[0].upper()}{self.fix[1:]}" if self.fix else ""
+        return f"{self.what}.\n  Columns here: {self.columns}.{fix}"
 
     def __str__(self) -> str:
         place = f"\n  Step written at: {self.site}" if self.site else ""

@@ -23,6 +23,8 @@ class Options:
     """Show a progress line. None: variable DATAFAST_NB_PROGRESS, else yes where someone watches."""
     preview_on_display: Literal["auto", "safe", "off"] = "auto"
     """What displaying a pipeline runs: "auto" free steps on a few records, "safe" no user function, "off" nothing."""
+    ascii: bool | None = None
+    """Displays in terminals are ASCII; None: only where the output could take nothing else."""
     preview_seconds: float = 1.0
     """Seconds after which a preview on display stops between records."""
     keep_rows: int = 50_000
@@ -46,6 +48,7 @@ class Options:
 _VALUES = {
     "home": "a path, or None",
     "mode": "'normal', 'replay' or None",
+    "ascii": "True, False or None",
     "progress": "True, False or None",
     "preview_on_display": "'auto', 'safe' or 'off'",
     "preview_seconds": "seconds of 0 or more",
@@ -62,7 +65,7 @@ def _fits(name: str, value: Any) -> bool:
         return value in (None, "normal", "replay")
     if name == "preview_on_display":
         return value in ("auto", "safe", "off")
-    if name == "progress":
+    if name in ("ascii", "progress"):
         return value is None or isinstance(value, bool)
     kinds = (int, float) if name.endswith(("_s", "_seconds")) else int
     return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0

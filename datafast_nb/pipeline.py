@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from datafast_nb import validate
-from datafast_nb.display import html, text, views
-from datafast_nb.engine.context import Pick, RunContext, RunSettings
-from datafast_nb.engine.events import Bus, Event
+from datafast_nb.display import dag, shown, text
+from datafast_nb.display.views import Document, Graph
+from datafast_nb.engine.context import Pick, RunSettings
+from datafast_nb.engine.events import Event
 from datafast_nb.engine.handle import Run
+from datafast_nb.engine.kept import KeptResults
 from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT
-from datafast_nb.engine.preview import KeptResults, Preview, preview_of
+from datafast_nb.engine.preview import Preview, new_context, preview_of
 from datafast_nb.engine.progress import listener as progress_listener
 from datafast_nb.engine.runner import Runner
-from datafast_nb.errors import DatafastError, PipelineValidationError
-from datafast_nb.estimate import ExecutionEstimate, estimate_run, missing_keys
+from datafast_nb.errors import DatafastError
+from datafast_nb.estimate import ExecutionEstimate, estimate_run
 from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
 from datafast_nb.options import options
+from datafast_nb.pipeline_graph import static_graph
+from datafast_nb.pipeline_view import pipeline_view
 from datafast_nb.results import Result
 from datafast_nb.steps.base import SourceStep, Step
-from datafast_nb.store.memo import open_memo
 from datafast_nb.trace import RecordTrace, ResultSource, trace_all
 from datafast_nb.validate import CompiledPipeline
+
+if TYPE_CHECKING:
+    import graphviz  # type: ignore[import-untyped]
 
 Listener = Callable[[Event], None]
 
@@ -227,10 +232,17 @@ class Pipeline:
 
         Data steps run, answers that the memo has are shown, others stand as pending.
         """
-        return preview_of(self, _count("k", k) or 0, options.preview_on_display == "safe", None)
+        safe = options.preview_on_display == "safe"
+        return preview_of(self, self.compile(), _count("k", k) or 0, no_functions=safe)
 
     def estimate(
-        self, *, limit: int | None = None, pick: Pick = "first", limit_at: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        pick: Pick = "first",
+        limit_at: str | None = None,
+        batch_size: int = 1,
+        max_concurrent: int = DEFAULT_IN_FLIGHT,
     ) -> ExecutionEstimate:
         """Predict calls, tokens and dollars of `run(limit=…)`. Asks no model.
 
@@ -242,21 +254,20 @@ class Pipeline:
         PipelineValidationError
             If the pipeline does not compile.
         """
-        settings = RunSettings(
-            limit=_count("limit", limit), pick=pick, limit_at=limit_at, dry=True, sinks=False
-        )
-        _check_settings(settings)
+        settings = _settings(limit, pick, limit_at, None, None, (batch_size, max_concurrent), False)
+        settings.dry = True
         return estimate_run(self._execute(settings, None, []).info)
 
     def visualize(self) -> str:
-        """The graph as text: one line a step."""
+        """The graph as text: a line a step, with what it is."""
         compiled, _ = validate.inspect_graph(self._tail)
-        lines = []
-        for i, node in enumerate(compiled.nodes):
-            detail = views.cell(views.described(node.step))
-            arrow = "" if i == 0 else "  ↓\n"
-            lines.append(f"{arrow}{node.name}{'  ' + detail if detail else ''}")
-        return text.Drawing(text.joined(lines))
+        return text.Drawing(dag.graph_text(static_graph(compiled)))
+
+    def graph(self) -> graphviz.Digraph:
+        """The graph as a Graphviz object, to change, save or draw. Counts as in the display."""
+        document = self.view()
+        found = next(b for b in document.blocks if isinstance(b, Graph))
+        return dag.dot_source(found)
 
     def _run(
         self,
@@ -283,13 +294,9 @@ class Pipeline:
             settings.stop_after = compiled.index(stop_after)
         if settings.limit_at not in (None, "source"):
             compiled.index(str(settings.limit_at))
-        ctx = RunContext(compiled, open_memo(), settings, Bus(listeners))
+        ctx = new_context(compiled, settings, listeners)
         if stop is not None:
             ctx.stop_event = stop
-        head = compiled.nodes[0].step
-        if isinstance(head, ResultSource):
-            ctx.ranks.update(head.prior_ranks)
-            ctx.claimed.update(head.prior_draws)
         return Runner(ctx, self._whole(), self).run()
 
     def _whole(self) -> Pipeline:
@@ -314,48 +321,27 @@ class Pipeline:
 
     # Display. Nothing here asks a model or raises.
 
-    def view(self, preview: Preview | None = None) -> views.PipelineView:
-        """Plain data for display."""
-        compiled, problems = validate.inspect_graph(self._tail)
-        n = len(compiled.nodes)
-        head = f"Pipeline: {n} step{'s' * (n != 1)}"
-        if problems:
-            head += f", {len(problems)} problem{'s' * (len(problems) != 1)}"
-        failure = preview.failure if preview is not None else ""
-        return views.PipelineView(
-            head=head,
-            steps=tuple((c.name, views.described(c.step)) for c in compiled.nodes),
-            problems=tuple(str(p) for p in problems),
-            warnings=compiled.warnings,
-            notes=(*missing_keys(compiled.nodes), *(preview.notes if preview is not None else ())),
-            preview=preview.view() if preview is not None and not failure else None,
-            failure=failure,
-            hint=""
-            if problems or failure
-            else "next: .estimate() · .run_one() · .run(limit=5) · .run()",
-        )
+    def view(self) -> Document:
+        """Plain data for display: what stands here before a run. Asks no model."""
+        return pipeline_view(self, self._kept)[0]
 
     def __repr__(self) -> str:
         names = " >> ".join(type(s).__name__ for s in self.steps)
         return f"Pipeline({names})"
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        preview = None
-        if options.preview_on_display != "off":
-            try:
-                deadline = time.monotonic() + options.preview_seconds
-                safe = options.preview_on_display == "safe"
-                preview = preview_of(self, 5, safe, deadline, self._kept)
-            except PipelineValidationError:
-                preview = None  # the view lists the problems
-            except Exception as exc:  # a display never raises; the error is shown in place
-                preview = Preview.failed(exc)
-        try:
-            view = self.view(preview)
-        except Exception as exc:  # a step of a user whose settings cannot even be looked at
-            steps = tuple((s.name, "") for s in self.steps)
-            view = views.PipelineView("Pipeline", steps, (views.error_text(exc),), (), ())
-        return {"text/plain": text.pipeline(view), "text/html": html.pipeline(view)}
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        forms: list[Document] = []
+
+        def view() -> Document:
+            forms.extend(pipeline_view(self, self._kept))
+            return forms[0]
+
+        made = shown.bundle(view, include, exclude)
+        if "text/plain" in made and forms:
+            made["text/plain"] = text.draw(forms[1])
+        return made
 
     def __len__(self) -> int:
         raise TypeError(

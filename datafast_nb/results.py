@@ -2,201 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import wraps
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display import formats
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import Document
 from datafast_nb.errors import DatafastError
-from datafast_nb.lineage import Fates, Parents, Table
-from datafast_nb.models.base import Message
-from datafast_nb.options import shown_path
+from datafast_nb.models.pricing import price_of
+from datafast_nb.options import mode
 from datafast_nb.records import Record, column_names, copy_record
-from datafast_nb.steps.base import Step
+from datafast_nb.runs import CallRow, ErrorList, Funnel, StepRun
+from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.ledger import Ledger
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     import datasets
     import pandas as pd
 
+    from datafast_nb.models.base import Model
     from datafast_nb.pipeline import Pipeline
     from datafast_nb.trace import RecordTrace
     from datafast_nb.validate import CompiledPipeline
-
-
-@dataclass(slots=True)
-class CallRow:
-    """One call of a run: a draw that was answered from disk, asked for, or failed."""
-
-    step: str
-    record: int
-    """Index of the record among the step's inputs."""
-    variant: int
-    """Place in the step's expansion."""
-    output_index: int
-    key: str
-    label: str
-    model: str
-    status: str = "pending"
-    """"answered" (from disk), "new" (asked in this run), "failed", "not_asked", "pending"."""
-    verdict: str = ""
-    error: str = ""
-    attempts: int = 0
-    """Times a request was sent in this run."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    usd: float | None = None
-    """List price of the replies; None if unknown."""
-    wasted_usd: float = 0.0
-    latency_s: float = 0.0
-    messages: tuple[Message, ...] | None = None
-    """As sent; None where a run has too many calls to keep them."""
-    text: str | None = None
-    """The raw reply."""
-    values: dict[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields but the values, which stand in the records."""
-        out = asdict(self)
-        del out["values"]
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class CallError:
-    """A call that gave no usable answer."""
-
-    step: str
-    record: int
-    """Index of the record among the step's inputs."""
-    kind: str
-    error: str
-    model: str
-    key: str
-    label: str
-    text: str | None
-    """The raw reply, where one came."""
-    prompt: str | None
-    """The last message as sent, where it could be written."""
-    input: Record
-    """The record that was asked about."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a dict, in the form of the spec's metadata."""
-        out = asdict(self)
-        out["record_id"] = next(
-            (self.input[c] for c in ("_id", "id") if c in self.input), self.record
-        )
-        return out
-
-
-class ErrorList(list[CallError]):
-    """The failed calls of a run."""
-
-    @property
-    def groups(self) -> list[tuple[str, str, int, CallError]]:
-        """(step, kind, count, first example), most frequent first."""
-        counts = Counter((e.step, e.kind) for e in self)
-        first: dict[tuple[str, str], CallError] = {}
-        for e in self:
-            first.setdefault((e.step, e.kind), e)
-        return [(s, k, n, first[s, k]) for (s, k), n in counts.most_common()]
-
-    def view(self) -> views.TableView:
-        """The groups as a table."""
-        return views.TableView(
-            title=f"{len(self)} failed call{'s' * (len(self) != 1)}" if self else "no failed calls",
-            columns=("step", "kind", "count", "first example"),
-            rows=tuple((s, k, n, e.error) for s, k, n, e in self.groups),
-            right=frozenset({"count"}),
-        )
-
-    def __repr__(self) -> str:
-        return text.table(self.view())
-
-    def _repr_html_(self) -> str:
-        return html.page(html.table(self.view()))
-
-
-@dataclass
-class StepRun:
-    """What a run did at one step."""
-
-    name: str
-    index: int
-    step: Step
-    site: str
-    parents: Parents = field(default_factory=Parents)
-    fates: Fates = field(default_factory=Fates)
-    table: Table | None = None
-    """Records that left the step; None where they were too many to keep."""
-    n_in: int = 0
-    n_out: int = 0
-    calls: list[CallRow] = field(default_factory=list)
-    call_of: list[int] | None = None
-    """For each output record the index of its call; -1 for a skipped record."""
-    errors: list[CallError] = field(default_factory=list)
-    partly_failed: int = 0
-    """Records that advanced although some of their calls failed."""
-    is_partial: bool = False
-    """Saw only part of what a full run would bring here."""
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """Fates of the inputs of every step; they add up to its number of inputs."""
-
-    steps: Sequence[StepRun]
-
-    def view(self) -> views.TableView:
-        """Plain data for display."""
-        rows: list[tuple[Any, ...]] = []
-        for run in self.steps:
-            f = run.fates
-            n_in: Any = run.n_in if run.index else ""
-            new = sum(1 for c in run.calls if c.attempts)
-            answered = sum(1 for c in run.calls if c.status == "answered")
-            rows.append(
-                (
-                    run.name,
-                    n_in,
-                    run.n_out,
-                    f.filtered,
-                    f.failed,
-                    f.skipped,
-                    f.waiting,
-                    f.beyond_limit,
-                    new,
-                    answered,
-                )
-            )
-        names = (
-            "step",
-            "in",
-            "out",
-            "filtered",
-            "failed",
-            "skipped",
-            "waiting",
-            "beyond limit",
-            "calls new",
-            "answered",
-        )
-        keep = [i for i, n in enumerate(names) if i < 3 or any(r[i] for r in rows)]
-        return views.TableView(
-            title="funnel",
-            columns=tuple(names[i] for i in keep),
-            rows=tuple(tuple(r[i] for i in keep) for r in rows),
-            right=frozenset(names[1:]),
-        )
-
-    def __repr__(self) -> str:
-        return text.table(self.view())
-
-    def _repr_html_(self) -> str:
-        return html.page(html.table(self.view()))
+    from datafast_nb.why import Why
 
 
 @dataclass
@@ -219,6 +52,8 @@ class RunInfo:
     written: list[tuple[str, str]] = field(default_factory=list)
     """(step, where) of every sink that wrote."""
     settings: dict[str, Any] = field(default_factory=dict)
+    mode: str = field(default_factory=mode)
+    """"normal" or "replay"."""
 
 
 _last: Result | None = None
@@ -235,7 +70,19 @@ def remember(result: Result) -> None:
     _last = result
 
 
-class Result(list[Record]):
+def _marking(name: str) -> Any:
+    """The list's method of that name, after which places no longer tell where records come from."""
+    change = getattr(list, name)
+
+    @wraps(change)
+    def method(self: Result, *args: Any, **kwargs: Any) -> Any:
+        self._is_mixed = True
+        return change(self, *args, **kwargs)
+
+    return method
+
+
+class Result(Shown, list[Record]):
     """The records of a run: a list of dicts that knows how it came to be.
 
     Slices are Results; `res >> step` goes on from these records.
@@ -243,6 +90,19 @@ class Result(list[Record]):
 
     _n_whole: int | None = None
     """Of a slice: number of records of the Result that it was cut from."""
+    _dropped_at: StepRun | None = None
+    """Of `dropped`: the step that the records did not leave."""
+    _is_mixed = False
+
+    # What only adds at the end shows in the length.
+    __setitem__ = _marking("__setitem__")
+    __delitem__ = _marking("__delitem__")
+    insert = _marking("insert")
+    pop = _marking("pop")
+    remove = _marking("remove")
+    clear = _marking("clear")
+    sort = _marking("sort")
+    reverse = _marking("reverse")
 
     def __init__(
         self,
@@ -263,6 +123,7 @@ class Result(list[Record]):
         if isinstance(index, slice):
             part = Result(super().__getitem__(index), self._info, self._rows[index])
             part._n_whole = len(self) if self._n_whole is None else self._n_whole
+            part._dropped_at, part._is_mixed = self._dropped_at, self.is_edited
             return part
         return super().__getitem__(index)
 
@@ -272,6 +133,11 @@ class Result(list[Record]):
         if self._info is None:
             raise ValueError("this Result holds records only: it came from no run")
         return self._info
+
+    @property
+    def is_edited(self) -> bool:
+        """The list was changed: its records can no longer be followed back through the run."""
+        return self._is_mixed or len(self) != len(self._rows)
 
     @property
     def status(self) -> str:
@@ -317,7 +183,9 @@ class Result(list[Record]):
     @property
     def errors(self) -> ErrorList:
         """Every failed call, with cause, prompt, raw reply and input record."""
-        return ErrorList(e for s in self.info.steps for e in s.errors)
+        errors = ErrorList(e for s in self.info.steps for e in s.errors)
+        errors.steps = self.info.steps
+        return errors
 
     @property
     def call_rows(self) -> list[CallRow]:
@@ -334,7 +202,10 @@ class Result(list[Record]):
     @property
     def ledger(self) -> Ledger:
         """Calls and dollars at list price, per step and model."""
-        return Ledger.of(self.call_rows)
+        ledger = Ledger.joined(s.ledger for s in self.info.steps)
+        models = [m for s in self.info.steps if isinstance(s.step, LLMStep) for m in s.step.models]
+        ledger.prices = _prices_in_words(models)
+        return ledger
 
     @property
     def funnel(self) -> Funnel:
@@ -354,11 +225,26 @@ class Result(list[Record]):
         steps = self.info.steps[: run.index + 1]
         info = RunInfo(**{**vars(self.info), "steps": steps, "written": []})
         if run.table is None:
-            again = self._ran._again(self, stop_after=run.index, dry=True)
-            info.row_ids, info.tokens = again.info.row_ids, again.info.tokens
+            again = self._ran._again(self, stop_after=run.index, dry=True, **self._no_limit(run))
+            # A limit further on lets only a part of a stream come here.
+            again = again[: run.n_out]
+            ids, tokens = again.info.row_ids, again.info.tokens
+            info.row_ids = None if ids is None else ids[: run.n_out]
+            info.tokens = None if tokens is None else tokens[: run.n_out]
             return Result(again, info)
         info.row_ids, info.tokens = run.table.row_ids, run.table.tokens
         return Result([copy_record(r) for r in run.table.records], info)
+
+    def _no_limit(self, run: StepRun) -> dict[str, Any]:
+        """Settings for computing again what left a step: a limit that applies behind it does not."""
+        from datafast_nb.engine.context import RunSettings  # upward: how the engine reads them
+        from datafast_nb.engine.runner import limit_index
+
+        settings = RunSettings(**self.info.settings)
+        last = settings.stop_after
+        nodes = [c.node for c in self.info.compiled.nodes][: None if last is None else last + 1]
+        at = limit_index(nodes, self.info.compiled, settings)
+        return {} if at is None or run.index >= at else {"limit": None, "one": None, "where": None}
 
     def dropped(self, step: int | str) -> Result:
         """The records that went into a step and did not come out: filtered, failed or not reached."""
@@ -374,7 +260,9 @@ class Result(list[Record]):
         before = self.at(run.index - 1)
         came_out = set(run.parents.all())
         gone = [i for i in range(len(before)) if i not in came_out]
-        return Result([before[i] for i in gone], before.info, gone)
+        dropped = Result([before[i] for i in gone], before.info, gone)
+        dropped._dropped_at = run
+        return dropped
 
     def retry_failed(self) -> Result:
         """Run again, asking anew for the failed answers alone; the rest comes from the memo.
@@ -392,11 +280,61 @@ class Result(list[Record]):
         """The way of record `index` through the pipeline."""
         from datafast_nb.trace import trace_output  # upward: a trace holds a Result
 
-        if len(self) != len(self._rows):
+        self._check_unedited()
+        return trace_output(self, index)
+
+    def why(self, row: int, column: str) -> Why:
+        """Where one value comes from: the step and, for a model's, the messages and the reply.
+
+        Parameters
+        ----------
+        row
+            Index of the record, negative from the end.
+        column
+            Name of one of its columns.
+
+        Raises
+        ------
+        IndexError, KeyError
+            If there is no such record or column.
+        ValueError
+            If the Result came from no run, or was edited as a list.
+        DatafastError
+            If the run did not keep its tables and the memo has changed since.
+        """
+        from datafast_nb.why import explain  # upward: an explanation holds a Result
+
+        return explain(self, row, column)
+
+    def report(
+        self, path: str | os.PathLike[str] = "report.html", *, title: str | None = None
+    ) -> Path:
+        """Write a self-contained HTML page about the run; an older file is replaced.
+
+        Fuller than the display in a cell: 100 records, ten of them in full, all causes of errors.
+
+        Returns
+        -------
+        Path
+            The page, as named by `path`: a relative one stays relative.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder does not exist.
+        OSError
+            If the page cannot be written; an older one then stands untouched.
+        """
+        from datafast_nb.report import write_report  # beside: it draws a Result
+
+        return write_report(self, path, title)
+
+    def _check_unedited(self) -> None:
+        if self.is_edited:
             raise ValueError(
-                "this Result was edited as a list: its records have lost their lineage"
+                "this Result was edited as a list: its records have lost their lineage. Run the "
+                "pipeline again (nothing is paid twice), or change a copy: list(result)"
             )
-        return trace_output(self.info, self._rows[index])
 
     def __rshift__(self, other: Any) -> Pipeline:
         """Go on from these records: they keep their identities, so nothing is paid again."""
@@ -405,52 +343,33 @@ class Result(list[Record]):
         made: Pipeline = Pipeline.from_result(self) >> other
         return made
 
-    def view(self) -> views.ResultView:
+    def view(self) -> Document:
         """Plain data for display."""
+        from datafast_nb.result_view import result_view  # beside: it reads a Result
+
         return result_view(self)
 
     def __repr__(self) -> str:
         if self._info is None:
-            shown = views.cell(list(self), 2_000) if len(self) < 5 else f"{len(self):,} records"
+            shown = formats.cell(list(self), 2_000) if len(self) < 5 else f"{len(self):,} records"
             return f"Result({shown})"
-        return text.result(self.view())
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        if self._info is None:
-            view = views.records_table(list(self), f"{len(self)} records")
-            return {"text/plain": text.table(view), "text/html": html.page(html.table(view))}
-        return {"text/plain": text.result(self.view()), "text/html": html.result(self.view())}
+        return super().__repr__()
 
 
-def result_view(result: Result) -> views.ResultView:
-    """Plain data of a Result for display."""
-    info = result.info
-    total = result.ledger.total
-    facts = []
-    if result._n_whole not in (None, len(result)):
-        article = "an" if info.status == "interrupted" else "a"
-        facts.append(
-            f"{len(result):,} of {result._n_whole:,} records of {article} {info.status} run"
-        )
-    n_own = len(facts)
-    facts += [f"{total.new:,} calls new", f"{total.answered:,} answered from the memo"]
-    if total.new:
-        facts.append(f"paid {views.usd(total.paid_usd)}")
-    if total.answered:
-        facts.append(f"saved {views.usd(total.saved_usd)}")
-    n_failed = len(result.errors)
-    if n_failed:
-        facts.append(f"{n_failed:,} failed")
-    written = tuple(f"{step} → {shown_path(where)}" for step, where in info.written)
-    return views.ResultView(
-        status=info.status,
-        n=len(result),
-        facts=tuple(facts if any(s.calls for s in info.steps) else facts[:n_own]),
-        table=views.records_table(result[:10], ""),
-        n_more=max(0, len(result) - 10),
-        funnel=Funnel(info.steps).view(),
-        errors=result.errors.view() if n_failed else None,
-        ledger=result.ledger.view() if result.ledger.lines else None,
-        written=written,
-        notes=tuple(info.notes),
-    )
+def _prices_in_words(models: Sequence[Model]) -> str:
+    """List prices of the models: "gpt-4.1-nano: $0.10 in, $0.40 out per 1M tokens (…)."."""
+    said = {}
+    for model in models:
+        price = price_of(model)
+        if price is None:
+            said[model.name] = "price unknown"
+        else:
+            source = f" ({price.source})" if price.source and not price.is_free else ""
+            said[model.name] = f"{price.in_words()}{source}"
+    names = list(said)[:_MAX_PRICES]
+    more = f"; {len(said) - len(names):,} more models" if len(said) > len(names) else ""
+    words = "; ".join(f"{formats.cell(n, formats.MAX_NAME)}: {said[n]}" for n in names)
+    return f"List prices. {words}{more}." if words else ""
+
+
+_MAX_PRICES = 5

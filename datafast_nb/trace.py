@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import Document
 from datafast_nb.lineage import base_row
 from datafast_nb.records import Record, RowIds, column_names, copy_record
-from datafast_nb.results import CallRow, Result, RunInfo, StepRun
+from datafast_nb.results import Result, RunInfo
+from datafast_nb.runs import CallError, CallRow, StepRun
 from datafast_nb.steps.base import SourceStep, Step
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.sampling import Sample
@@ -30,18 +34,30 @@ class TraceStep:
     """Records after the step."""
     calls: tuple[CallRow, ...] = ()
     note: str = ""
+    kind: str = ""
+    """What the step is: its class, and what it says of itself."""
+    origins: tuple[int | None, ...] = ()
+    """For each record its parent's place among the records of the step before; None: not known."""
+    row: int | None = None
+    """Of a source: number of the row, from 0; None elsewhere and where it is not known."""
 
 
-class RecordTrace(Mapping[str, Any]):
+class RecordTrace(Shown, Mapping[str, Any]):
     """One record through the pipeline: the first output as a dict, `trace` for every step."""
 
     def __init__(
-        self, outputs: Sequence[Record], trace: Sequence[TraceStep], result: Result | None = None
+        self,
+        outputs: Sequence[Record],
+        trace: Sequence[TraceStep],
+        result: Result | None = None,
+        index: int | None = None,
     ) -> None:
         self.outputs = list(outputs)
         """All output records that came from the one input."""
         self.trace = list(trace)
         self.result = result
+        self.index = index
+        """Number of the record: among those of a Result, or that entered the first LLM step."""
 
     @property
     def record(self) -> Record:
@@ -62,6 +78,11 @@ class RecordTrace(Mapping[str, Any]):
                 return f"the record {verb} at step '{step.name}'{note}"
         return "no record came out"
 
+    @property
+    def calls(self) -> list[CallRow]:
+        """The calls about this record, in step order."""
+        return [call for step in self.trace for call in step.calls]
+
     def __getitem__(self, key: str) -> Any:
         if not self.outputs:
             raise KeyError(f"{self.why_dropped}, so it has no {key!r}")
@@ -76,99 +97,85 @@ class RecordTrace(Mapping[str, Any]):
     def __bool__(self) -> bool:
         return bool(self.outputs)
 
-    def view(self) -> views.TraceView:
+    def view(self) -> Document:
         """Plain data for display."""
-        steps = []
-        before: tuple[Record, ...] = ()
-        for s in self.trace:
-            calls = tuple(_call_view(c) for c in s.calls[:_SHOWN])
-            notes = [s.note] if s.note else []
-            for word, n in (("calls", len(s.calls)), ("records", len(s.records))):
-                if n > _SHOWN:
-                    notes.append(f"{n - _SHOWN:,} more {word} are not shown")
-            records = tuple(_changed(s.records, before))
-            steps.append(views.TraceStepView(s.name, s.fate, "; ".join(notes), records, calls))
-            before = s.records or before
-        head = (
-            f"{len(self.outputs)} record{'s' * (len(self.outputs) != 1)} out"
-            if self.outputs
-            else self.why_dropped
-        )
-        return views.TraceView(head, tuple(steps))
+        from datafast_nb.trace_view import trace_view  # beside: it reads a trace
 
-    def __repr__(self) -> str:
-        return text.trace(self.view())
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.trace(self.view()), "text/html": html.trace(self.view())}
+        return trace_view(self)
 
 
-_SHOWN = 5  # calls and records of a step that a trace shows
-_MAX_COLUMNS = 40
+def trace_output(result: Result, index: int) -> RecordTrace:
+    """The way of one record of a Result, walked back by the parent indices."""
+    made = _trace(result.info, [result._rows[index]], None, range(len(result))[index])
+    last = result.info.steps[-1].table if result.info.steps else None
+    if last is None and not made.outputs:  # too many records to keep, but this one is here
+        made.outputs = [copy_record(result[index])]
+    if result._dropped_at is not None:
+        made.trace.append(_last_step(result._dropped_at, result._rows[index]))
+        made.outputs = []
+    return made
 
 
-def _call_view(call: CallRow) -> views.TraceCallView:
-    is_error = call.text is None and bool(call.error)
-    answer = call.error if call.text is None else call.text
-    return views.TraceCallView(call.model, call.status, _prompt_text(call), answer, is_error)
-
-
-def _changed(records: Sequence[Record], before: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """What is new in the records after a step, if it can be told; of wide records the start."""
-    for i, record in enumerate(records[:_SHOWN]):
-        old: Mapping[str, Any] = {}
-        if len(before) == len(records):
-            old = before[i]
-        elif len(before) == 1:
-            old = before[0]
-        new = {k: v for k, v in record.items() if k not in old or not _is_same(old[k], v)}
-        shown = dict(list(new.items())[:_MAX_COLUMNS])
-        if len(new) > len(shown):
-            shown["…"] = f"{len(new) - len(shown):,} more columns"
-        if shown:
-            yield shown
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b)
-
-
-def _prompt_text(call: CallRow) -> str:
-    if call.messages is None:
-        return ""
-    if len(call.messages) == 1:
-        return call.messages[0]["content"]
-    return "\n".join(f"{m['role']}: {m['content']}" for m in call.messages)
-
-
-def trace_output(info: RunInfo, output: int) -> RecordTrace:
-    """The way of one final record, walked back by the parent indices."""
-    return _trace(info, [output], None)
+def _last_step(run: StepRun, record: int) -> TraceStep:
+    """The step that record `record` of its inputs did not leave, with the calls about it."""
+    first = bisect_left(run.calls, record, key=lambda call: call.record)
+    calls = tuple(takewhile(lambda call: call.record == record, run.calls[first:]))
+    fate, note = _fate(run, [], [record])
+    return TraceStep(run.name, fate, (), calls, note, _kind(run.step))
 
 
 def trace_all(result: Result) -> RecordTrace:
     """The trace of a run of one record: what became of it at each step, and all its outputs."""
-    return _trace(result.info, None, result)
+    return _trace(result.info, None, result, result.info.settings.get("one"))
 
 
-def _trace(info: RunInfo, outputs: list[int] | None, result: Result | None) -> RecordTrace:
+def _trace(
+    info: RunInfo, outputs: list[int] | None, result: Result | None, index: int | None
+) -> RecordTrace:
     runs = info.steps
     where = info.settings.get("where") if result is not None else None
     kept = _on_the_way(runs, outputs) if where is None else _from_row(runs, where)
     steps: list[TraceStep] = []
-    for run, chosen in zip(runs, kept, strict=True):
-        table = run.table
-        records: tuple[Record, ...] = ()
-        if table is not None:
-            records = tuple(copy_record(table.records[i]) for i in chosen if i < len(table))
-        fate, note = _fate(run, len(chosen))
-        if chosen and table is None:
-            note = note or "too many records to keep; .at() computes them again"
-        steps.append(TraceStep(run.name, fate, records, _calls(run, chosen, outputs), note))
+    for k, (run, chosen) in enumerate(zip(runs, kept, strict=True)):
+        steps.append(_step(run, chosen, kept[k - 1] if k else [], is_one=outputs is None))
         if run.index and not chosen and run.n_in:
             break
     final = steps[-1].records if steps and len(steps) == len(runs) else ()
-    return RecordTrace([copy_record(r) for r in final], steps, result)
+    return RecordTrace([copy_record(r) for r in final], steps, result, index)
+
+
+def _step(run: StepRun, chosen: list[int], before: list[int], *, is_one: bool) -> TraceStep:
+    """A step on the way: `chosen` are its outputs, `before` those of the step before.
+
+    `is_one`: the run was about this record alone, so all calls are its own.
+    """
+    table = run.table
+    records: tuple[Record, ...] = ()
+    if table is not None:
+        chosen = [i for i in chosen if i < len(table)]
+        records = tuple(copy_record(table.records[i]) for i in chosen)
+    fate, note = _fate(run, chosen, before)
+    if chosen and table is None:
+        note = note or "too many records to keep; .at() computes them again"
+    place = {i: k for k, i in enumerate(before)}
+    parents = [run.parents.of(i) for i in chosen] if run.index else []
+    row = None
+    if not run.index and chosen:
+        row = chosen[0] if run.rows is None else run.rows[chosen[0]]
+    return TraceStep(
+        run.name,
+        fate,
+        records,
+        _calls(run, chosen, is_one=is_one),
+        note,
+        _kind(run.step),
+        tuple(None if p is None else place.get(p) for p in parents),
+        row,
+    )
+
+
+def _kind(step: Step) -> str:
+    return "source" if isinstance(step, SourceStep) else type(step).__name__
 
 
 def _on_the_way(runs: Sequence[StepRun], outputs: list[int] | None) -> list[list[int]]:
@@ -216,30 +223,37 @@ def _asked_about(run: StepRun) -> list[int] | None:
     return sorted(asked) or None
 
 
-def _calls(run: StepRun, chosen: list[int], outputs: list[int] | None) -> tuple[CallRow, ...]:
+def _calls(run: StepRun, chosen: list[int], *, is_one: bool) -> tuple[CallRow, ...]:
     if run.call_of is None:
         return ()
-    if outputs is None:
+    if is_one:
         return tuple(run.calls)
     return tuple(run.calls[run.call_of[i]] for i in chosen if run.call_of[i] >= 0)
 
 
-def _fate(run: StepRun, n_kept: int) -> tuple[str, str]:
-    f = run.fates
-    errors = "; ".join(dict.fromkeys(e.error for e in run.errors))
+def _fate(run: StepRun, chosen: list[int], before: list[int]) -> tuple[str, str]:
+    """What became of the records `before` at a step, of which `chosen` came out; and why."""
     if run.index == 0:
         return "read", ""
-    if n_kept:
-        if f.skipped and not f.advanced:
+    mine = set(before)
+    errors = [e for e in run.errors if e.record in mine]
+    if chosen:
+        if run.call_of is not None and all(run.call_of[i] < 0 for i in chosen):
             return "skipped", "skip_if is true: no model was asked"
-        if run.errors:
-            return "advanced", f"{len(run.errors)} of its calls failed: {errors}"
+        if errors:
+            return "advanced", f"{len(errors)} of its calls failed: {_reasons(errors)}"
         return "advanced", ""
-    if f.failed:
-        return "failed", errors
-    if f.filtered:
+    if errors:
+        return "failed", _reasons(errors)
+    if run.fates.filtered and not isinstance(run.step, LLMStep):
         return "filtered", ""
-    return ("waiting", "") if f.waiting else ("advanced", "")
+    if run.fates.beyond_limit and not (mine & {c.record for c in run.calls}):
+        return "left out", "beyond the limit of the run"
+    return ("waiting", "") if run.fates.waiting else ("advanced", "")
+
+
+def _reasons(errors: Sequence[CallError]) -> str:
+    return "; ".join(dict.fromkeys(e.error for e in errors))
 
 
 def may_fan_out(step: Step) -> bool:
@@ -257,6 +271,8 @@ class ResultSource(SourceStep):
     def __init__(self, result: Result) -> None:
         self._result = list(result)
         self.n_records = len(result)
+        self.origin = None if result._info is None or result.is_edited else result[:]
+        """The Result as it was, to follow values back further; None: it has no lineage."""
         info = result._info
         self.pipeline: Pipeline | None = info.pipeline if info is not None else None
         self.row_ids, self.tokens = _identities(result)
@@ -312,7 +328,7 @@ def _identities(result: Result) -> tuple[list[str] | None, list[str] | None]:
     if result._info is None or not result._info.steps:
         return None, None
     known = result._info
-    if known.row_ids is None or len(result) != len(result._rows):
+    if known.row_ids is None or result.is_edited:
         return None, None  # not known, or edited as a list: which record is which is not sure
     if any(i >= len(known.row_ids) for i in result._rows):
         return None, None

@@ -24,10 +24,11 @@ CELLS = [
     """# Quickstart
 
 Documents become questions and answers, written by a small model that runs in this notebook:
-no key, no server, nothing to pay. Build a pipeline cell by cell, look at each step, and only then
-run it all. **Looking is free**: displaying an object never asks a model. **Nothing is paid twice**:
+no key, no server, nothing to pay. Build a pipeline cell by cell, end each cell with the object, look, and only
+then run it all. **Looking is free**: displaying an object never asks a model. **Nothing is paid twice**:
 every answer is on disk before you see it, and is used again whenever the same question is asked.""",
-    """from datafast_nb import Filter, LLMStep, LocalModel, Sink, Source
+    """import datafast_nb as dfn
+from datafast_nb import Filter, LLMStep, LocalModel, Sink, Source
 from datafast_nb.data import articles""",
     """## 1. A source and a filter
 
@@ -44,23 +45,30 @@ for example `OpenAIModel("gpt-4o-mini")`. Several output columns mean that the m
 JSON, and that its reply is checked. One example shows it what is wanted.""",
     """model = LocalModel()
 model""",
-    """questions = documents >> LLMStep(
-    prompt="Text: {text}\\n\\nWrite one quiz question about this text, and its short answer.",
-    input_columns=["text"],
-    output_columns=["question", "answer"],
-    examples=[
-        {
-            "text": "The Eiffel Tower was finished in 1889. It stands in Paris.",
-            "question": "When was the Eiffel Tower finished?",
-            "answer": "It was finished in 1889.",
-        }
-    ],
-    model=model,
-    temperature=0.3,
-    max_tokens=120,
-).as_step("ask")
+    """def asking(prompt):
+    return LLMStep(
+        prompt=prompt,
+        input_columns=["text"],
+        output_columns=["question", "answer"],
+        examples=[
+            {
+                "text": "The Eiffel Tower was finished in 1889. It stands in Paris.",
+                "question": "When was the Eiffel Tower finished?",
+                "answer": "It was finished in 1889.",
+            }
+        ],
+        model=model,
+        temperature=0.3,
+        max_tokens=120,
+    ).as_step("ask")
+
+
+questions = documents >> asking(
+    "Text: {text}\\n\\nWrite one quiz question about this text, and its short answer."
+)
 questions""",
-    """The answers are *pending*: nobody has been asked. What would it cost?""",
+    """The answers are *pending*: nobody has been asked. Open `ask` above to read the prompt of the first
+record exactly as it would be sent. What would it cost?""",
     """questions.estimate()""",
     """## 3. One record
 
@@ -68,18 +76,31 @@ questions""",
     """one = questions.run_one(1)
 one""",
     """one["question"], one["answer"]""",
-    """## 4. A few, then all
+    """## 4. A few
 
 `limit` counts the records that enter the LLM step. What it asks is part of what the full run asks,
 so looking at three records first costs nothing extra.""",
-    """questions.run(limit=3)""",
+    """three = questions.run(limit=3)
+three""",
+    """## 5. Another prompt
+
+Change the prompt, run the same three records, and compare: words that went are struck through, new ones underlined.
+Going back to the first prompt would cost nothing.""",
+    """shorter = documents >> asking("Text: {text}\\n\\nWrite one short question about this text, and its answer.")
+dfn.diff(three, shorter.run(limit=3))""",
+    """## 6. All""",
     """pipeline = questions >> Sink.jsonl("questions.jsonl").as_step("write")
 result = pipeline.run()
 result""",
+    """Every value explains itself: which call wrote it, what was asked, what came back.""",
+    """result.why(0, "question")""",
     """A result is a list of dicts that knows how it came to be: `.df`, `.ledger`, `.funnel`, `.errors`, `.calls`.""",
-    """result.df[["title", "question", "answer"]].head()""",
+    """result.df[["title", "question", "answer"]].head(3)""",
     """result.ledger""",
-    """## 5. Again
+    """`report` writes one file that opens in any browser, for those who have no notebook.""",
+    """# NBVAL_CHECK_OUTPUT
+str(result.report("questions.html"))""",
+    """## 7. Again
 
 The same run once more: every answer is on disk, so no model is asked. The same holds after a restart of
 the kernel, after a crash, and for the unchanged steps of a pipeline that you edit.""",
@@ -93,7 +114,7 @@ def build() -> nbformat.NotebookNode:
     """The notebook without outputs."""
     cells = []
     for i, text in enumerate(CELLS):
-        is_code = not text.startswith(("#", "The answers", "A result", "`"))
+        is_code = not text.startswith(("#", "The answers", "A result", "Every value", "`"))
         is_code = is_code or text.startswith("# NBVAL")
         make = nbformat.v4.new_code_cell if is_code else nbformat.v4.new_markdown_cell
         cell = make(text)

@@ -37,7 +37,7 @@ from datafast_nb import (
     Step,
     options,
 )
-from datafast_nb.display import html
+from datafast_nb.display import old_html as html
 from datafast_nb.models.base import Request
 from datafast_nb.steps.base import SourceStep
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_quickstart_runs_on_the_local_model(project):
     assert all(json.loads(line)["question"] for line in lines)
     memo = Memo(project / ".datafast_nb" / "memo")
     try:
-        assert memo.info().n_draws == 10
+        assert memo.info().n_draws == 13  # ten records, and three with another prompt
     finally:
         memo.close()
 
@@ -62,7 +63,7 @@ def test_quickstart_runs_from_its_recording_without_a_model(project):
     home = project / "home"
     memo = Memo(home / "memo")
     try:
-        assert memo.load(str(recording)) == 10
+        assert memo.load(str(recording)) == 13
     finally:
         memo.close()
     # A home without weights would do as well: in replay mode nothing is loaded or asked.
@@ -72,7 +73,7 @@ def test_quickstart_runs_from_its_recording_without_a_model(project):
     rows = [json.loads(x) for x in (project / "questions.jsonl").read_text("utf-8").splitlines()]
     recorded = [json.loads(x) for x in recording.read_text("utf-8").splitlines()[1:]]
     answers = {json.loads(d["replies"][-1]["text"])["answer"] for d in recorded}
-    assert {row["answer"] for row in rows} == answers
+    assert len(rows) == 10 and {row["answer"] for row in rows} < answers
 
 
 def test_replay_fails_on_an_unrecorded_prompt(project):
@@ -95,5 +96,8 @@ def test_stored_outputs_are_those_of_a_whole_run():
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
-    assert "10 records, complete" in json.dumps(notebook)
+    assert re.search(
+        r"10 records\W+complete run",
+        json.dumps(notebook["cells"][17]["outputs"][-1]["data"]["text/plain"]),
+    )
     assert "widget-view" not in json.dumps(notebook)

@@ -17,7 +17,7 @@ def test_readme_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     for i, block in enumerate(BLOCKS):
         exec(compile(block, f"README.md, block {i + 1}", "exec"), names)
     said = capsys.readouterr().out
-    assert "Estimate: 2 calls new" in said
+    assert "2 new calls" in said
     assert (tmp_path / "questions.jsonl").read_text("utf-8").count("\n") == 2
 
 

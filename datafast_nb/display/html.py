@@ -1,167 +1,281 @@
-"""Views as static HTML: escaped, inline styles, no script, nothing loaded from anywhere."""
+"""Documents as static HTML: escaped, inline styles, no script, nothing loaded from anywhere.
+
+The templates draw one kind of block each; what is cut where, is decided here. A document that
+becomes too large is drawn again with less text in its cells and listings.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datafast_nb.display import views
-
-# JupyterLab typesets two dollar signs as a formula; the class and the spans each prevent it.
-_ROOT = '<div class="mathjax_ignore tex2jax_ignore" style="font-size:13px;line-height:1.45;max-width:1080px">'
-# Jupyter's sanitiser drops overflow-wrap:anywhere and sizes in em, and keeps the older word and px.
-_CELL = "padding:6px 14px 6px 0;vertical-align:top;"
-_WORDS = (
-    "min-width:140px;max-width:420px;word-wrap:break-word;overflow-wrap:anywhere;text-align:left"
+from datafast_nb.display import dag, formats, sparks, values
+from datafast_nb.display.bounds import bounded, exact
+from datafast_nb.display.views import (
+    SIGNS,
+    AnyCell,
+    Block,
+    Cell,
+    Document,
+    Facts,
+    Fold,
+    Graph,
+    Paragraph,
+    Row,
+    Section,
+    Spark,
+    Table,
+    is_line,
+    muted,
+    plain,
 )
-_SHORT = "white-space:nowrap;text-align:left"
-SHORT_CELL = 28
-_NUMBERS = "white-space:nowrap;text-align:right"
-MAX_PROBLEMS = 20
-_LINE = "border-top:1px solid rgba(128,128,128,.25);background:none"
-_CODE = "font-family:monospace;font-size:12px;white-space:pre-wrap"
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TYPICAL_BYTES = 60_000
+MAX_BYTES = 200_000
+WIDTH = 1_080
+"""Of a display in px, at most."""
+MIN_TEXT = 125
+"""Least width of a column of text in px."""
+COLOURS = {
+    "memo": "#2b9a66",
+    "kept": "#2b9a66",
+    "added": "#2b9a66",
+    "new": "#2f7fe0",
+    "pending": "#2f7fe0",
+    "failed": "#e5484d",
+    "warning": "#b8720a",
+    "filtered": "#808080",
+}
 
 
-def page(body: str) -> str:
-    """A display: the root element around its parts."""
-    return f"{_ROOT}{body}</div>"
+@dataclass(frozen=True)
+class Limits:
+    """How much of long texts is drawn."""
+
+    cell: int
+    """Characters of a cell, with what opens."""
+    listing: int
+    """Characters of a prompt or a reply."""
+    rows: int
+    """Rows of one table, facts of one list, tiles."""
 
 
-def say(text: Any) -> str:
-    """Any text, escaped; control characters shown; very long text cut."""
-    shown = escape(views.printable(views.clip(str(text))))
-    return shown.replace("$", "<span>$</span>").replace("\n", "<br>")
+# Tried in turn until the document is small enough; the last holds for anything.
+_LIMITS = (
+    Limits(4_000, 8_000, 200),
+    Limits(1_000, 3_000, 100),
+    Limits(300, 1_000, 60),
+    Limits(80, 300, 30),
+    Limits(20, 60, 10),
+)
 
 
-def head(text: str) -> str:
-    """The first line of a display."""
-    return f'<div style="font-size:16px;font-weight:600">{say(text)}</div>'
+def draw(document: Document) -> str:
+    """The document as an HTML fragment of at most `MAX_BYTES` bytes."""
+    document = bounded(document)
+    for i, limits in enumerate(_LIMITS):
+        out = _draw(document, limits)
+        size = len(out.encode())
+        if size <= TYPICAL_BYTES or (i >= 2 and size <= MAX_BYTES):
+            return out
+    # Notes of what is left out need room too.
+    return _draw(Document(_fitting(document.blocks, MAX_BYTES * 3 // 4)), _LIMITS[-1])
 
 
-def line(text: str, *, muted: bool = False) -> str:
-    """One line of text."""
-    style = ' style="opacity:.7"' if muted else ""
-    return f"<div{style}>{say(text)}</div>"
+_TOO_LARGE = Paragraph((muted("… too large to be shown here"),))
 
 
-def fold(title: str, body: str) -> str:
-    """A section that opens."""
-    return f'<details style="padding:7px 0"><summary style="cursor:pointer">{say(views.cell(title))}</summary>{body}</details>'
+def _fitting(blocks: Sequence[Block], room: int) -> tuple[Block, ...]:
+    """The blocks that fit into `room` bytes; what is too large is named in its place."""
+    out: list[Block] = []
+    for block in blocks:
+        if (size := _size(block)) > room and isinstance(block, (Section, Fold)):
+            empty = replace(block, body=())
+            block = replace(block, body=_fitting(block.body, room - _size(empty)))
+            size = _size(block)
+        if size > room:
+            if not out or out[-1] is not _TOO_LARGE:
+                out.append(_TOO_LARGE)
+            continue
+        room -= size
+        out.append(block)
+    return tuple(out)
 
 
-def table(view: views.TableView) -> str:
-    """A table."""
-    title = (
-        f'<div style="font-weight:600;padding:7px 0 0">{say(view.title)}</div>'
-        if view.title
-        else ""
+def _size(block: Block) -> int:
+    return len(_draw(Document((block,)), _LIMITS[-1]).encode())
+
+
+def page(document: Document, title: str) -> str:
+    """The document as a file of its own, for any browser: light and dark, nothing loaded."""
+    shown: str = (
+        _environment()
+        .get_template("page.jinja")
+        .render(title=exact(title), body=_markup(_draw(bounded(document), _LIMITS[0])))
     )
-    note = line(view.note, muted=True) if view.note else ""
-    if not view.columns:
-        return title + note
-    styles = [_CELL + _style_of(view, i) for i in range(len(view.columns))]
-    header = "".join(
-        f'<th style="{style};font-weight:600">{say(views.cell(c, views.MAX_NAME))}</th>'
-        for c, style in zip(view.columns, styles, strict=True)
+    return shown
+
+
+def _draw(document: Document, limits: Limits) -> str:
+    shown: str = (
+        _environment()
+        .get_template("document.jinja")
+        .render(document=document.blocks, limits=limits)
     )
-    width = None if view.cell_width == views.MAX_CELL else view.cell_width
-    body = "".join(
-        f'<tr style="{_LINE}">'
-        + "".join(
-            f'<td style="{style}">{_value(v, width)}</td>'
-            for v, style in zip(row, styles, strict=True)
-        )
-        + "</tr>"
-        for row in view.rows
+    return shown
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader
+
+    made = Environment(
+        loader=PackageLoader("datafast_nb.display"),
+        autoescape=True,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
     )
-    return (
-        f'{title}<div style="overflow-x:auto"><table style="border-collapse:collapse;table-layout:auto;border:0">'
-        f'<thead><tr style="background:none">{header}</tr></thead><tbody>{body}</tbody></table></div>{note}'
+    made.filters.update(
+        kind=lambda thing: type(thing).__name__,
+        attr=_attribute,
+        safe_uri=lambda uri: _markup(escape(uri)),
+        cut=_cut,
+        compact=values.compact,
+        layout=_layout,
+        label_width=_label_width,
+        percent=lambda share: f"{max(0.0, min(1.0, share)) * 100:.0f}",
+        is_line=is_line,
+        is_empty=lambda cell: isinstance(cell, Cell) and not cell.line,
+        is_words=lambda line: all(isinstance(p, str) for p in line),
+        length_of=lambda line: len(plain(line)),
+        has_bars=lambda tiles: any(t.share is not None for t in tiles.tiles),
+        graph_text=dag.graph_text,
     )
+    made.globals.update(signs=SIGNS, colours=COLOURS, spark_image=_spark, graph_image=_graph)
+    return made
 
 
-def _style_of(view: views.TableView, i: int) -> str:
-    """Short cells stay on one line: a long neighbour must not break names and numbers apart."""
-    if view.columns[i] in view.right:
-        return _NUMBERS
-    longest = max((len(views.cell(row[i])) for row in view.rows), default=0)
-    return _SHORT if longest <= SHORT_CELL and len(view.columns[i]) <= SHORT_CELL else _WORDS
+def _markup(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
-def _value(value: Any, width: int | None) -> str:
-    if value is None:
-        return '<span style="opacity:.7">None</span>'
-    if isinstance(value, int) and not isinstance(value, bool):
-        return views.number(value)
-    return say(views.cell(value, width))
+def _finalize(value: Any) -> Any:
+    """Every text of a template that is not markup of ours, as it may stand between tags."""
+    if hasattr(value, "__html__"):
+        return value
+    return _markup(_said(str(value)))
 
 
-def result(view: views.ResultView) -> str:
-    """A run's records and figures."""
-    parts = [head(f"{view.n:,} record{'s' * (view.n != 1)}, {view.status}")]
-    if view.facts:
-        parts.append(line(" · ".join(view.facts)))
-    parts.append(table(view.table))
-    if view.n_more:
-        parts.append(line(f"{view.n_more:,} more: .df has all", muted=True))
-    if view.errors is not None:
-        parts.append(table(view.errors))  # what went wrong is not folded away
-    parts.append(fold("Funnel", table(replace(view.funnel, title=""))))
-    if view.ledger is not None:
-        parts.append(fold(view.ledger.title.capitalize(), table(replace(view.ledger, title=""))))
-    parts.extend(line(f"wrote {w}", muted=True) for w in view.written)
-    parts.extend(line(f"note: {n}", muted=True) for n in view.notes)
-    return page("".join(parts))
+def _said(text: str) -> str:
+    # JupyterLab typesets what stands between two dollar signs as a formula; the spans prevent it.
+    shown = escape(formats.printable(text)).replace("$", "<span>$</span>")
+    return shown.replace("\n", "<br>")
 
 
-def trace(view: views.TraceView) -> str:
-    """A record's way through a pipeline."""
-    parts = [head(view.head)]
-    for step in view.steps:
-        note = f": {step.note}" if step.note else ""
-        body = "".join(_call(call) for call in step.calls)
-        for record in step.records:
-            body += table(views.TableView("", ("column", "value"), tuple(record.items())))
-        title = f"{step.name}: {step.fate}{note}"
-        parts.append(fold(title, body) if body else line(views.cell(title)))
-    return page("".join(parts))
+def _attribute(text: Any) -> Any:
+    """Text as the value of an attribute in double quotes; one line."""
+    said = " ".join(formats.printable(formats.clip(str(text), 2_000)).split())
+    return _markup(escape(said))
 
 
-def _call(call: views.TraceCallView) -> str:
-    label = "error" if call.is_error else "reply"
-    return (
-        '<div style="padding:4px 0 4px 16px">'
-        f'<div style="opacity:.7">{say(f"{call.model}, {call.status}")}</div>'
-        f'<div style="{_CODE}">{say(call.prompt)}</div><div style="opacity:.7">{label}</div>'
-        f'<div style="{_CODE}">{say(call.answer)}</div></div>'
+def _cut(text: str, limit: int) -> str:
+    return formats.clip(text, limit)
+
+
+def _spark(spark: Spark, right: bool) -> tuple[str, int, int]:
+    return sparks.spark_uri(spark, right)
+
+
+def _graph(graph: Graph) -> tuple[str, int, int] | None:
+    return dag.graph_image(graph)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How wide a table and its columns are."""
+
+    style: str
+    widths: tuple[str, ...]
+    has_header: bool
+    has_sparks: bool
+
+
+def _layout(table: Table, n_rows: int) -> _Layout:
+    """Short columns get what they need; columns of text share what is left, and scroll if it is little.
+
+    The columns of a table with texts have fixed widths, so that a long word cannot take the room of
+    all others: px for short columns, percents of the display's full width for texts.
+    """
+    table = replace(table, rows=table.rows[:n_rows])
+    needs = [_needs(table, i) for i in range(len(table.columns))]
+    are_texts = [c.kind in ("text", "written") for c in table.columns]
+    has_header = any(c.name for c in table.columns)
+    has_sparks = any(c.spark for c in table.columns)
+    if not any(are_texts):
+        style = f"table-layout:auto;min-width:{min(540, max(200, sum(needs)))}px"
+        return _Layout(style, ("",) * len(needs), has_header, has_sparks)
+    short = sum(n for n, is_text in zip(needs, are_texts, strict=True) if not is_text)
+    weights = [_weight(table, i) if is_text else 0 for i, is_text in enumerate(are_texts)]
+    room = max(WIDTH - short, MIN_TEXT * sum(are_texts)) / WIDTH
+    widths = tuple(
+        f"width:{100 * room * weight / sum(weights):.1f}%;" if is_text else f"width:{need}px;"
+        for need, weight, is_text in zip(needs, weights, are_texts, strict=True)
     )
+    least = max(820, short + MIN_TEXT * sum(are_texts))
+    style = f"table-layout:fixed;width:100%;min-width:{least}px"
+    return _Layout(style, widths, has_header, has_sparks)
 
 
-def pipeline(view: views.PipelineView) -> str:
-    """A pipeline before a run."""
-    parts = [head(view.head)]
-    parts.extend(_remark(f"✕ {p}") for p in view.problems[:MAX_PROBLEMS])
-    if len(view.problems) > MAX_PROBLEMS:
-        parts.append(_remark(f"… and {len(view.problems) - MAX_PROBLEMS:,} more problems"))
-    parts.append(table(views.TableView("", ("step", view.detail), view.steps)))
-    parts.extend(_remark(f"! {w}") for w in view.warnings)
-    if view.preview is not None:
-        parts.append(table(view.preview))
-    if view.failure:
-        parts.append(_remark(f"✕ {view.failure}"))
-    parts.extend(line(n, muted=True) for n in view.notes)
-    if view.hint:
-        parts.append(line(view.hint, muted=True))
-    return page("".join(parts))
+def _weight(table: Table, i: int) -> int:
+    """Share of a column of text: more for long texts, up to the measure at which they are cut."""
+    column = table.columns[i]
+    most = values.MEASURE[column.kind]
+    longest = len(column.name)
+    for row in table.rows:
+        for at, cell in _placed(row):
+            if at != i:
+                continue
+            if isinstance(cell, Cell):
+                longest = max(longest, len(plain(cell.line)) if cell.span == 1 else 0)
+            else:
+                longest = max(longest, len(values.compact(cell.value, column.kind, 80).head))
+    return 24 + min(most, longest)
 
 
-def _remark(text: str) -> str:
-    return f'<div style="padding:4px 0">{say(text)}</div>'
+def _placed(row: Row) -> Iterator[tuple[int, AnyCell]]:
+    """Cells with the index of their first column."""
+    at = 0
+    for cell in row:
+        yield at, cell
+        at += cell.span if isinstance(cell, Cell) else 1
 
 
-def card(view: views.CardView) -> str:
-    """Facts about one object."""
-    facts = tuple((k, views.short_digests(v)) for k, v in view.facts)
-    body = table(views.TableView("", ("", ""), facts))
-    return page(head(view.head) + body + "".join(line(n, muted=True) for n in view.notes))
+def _label_width(facts: Facts) -> int:
+    """Width in px of the names: one for all, since the tables of facts have fixed columns."""
+    longest = max((len(f.label) for f in facts.facts), default=0)
+    return max(112 if facts.is_ruled else 0, min(190, 14 + round(longest * 7.7)))
+
+
+def _needs(table: Table, i: int) -> int:
+    """Width in px of a column of short cells, the gap behind it included."""
+    column = table.columns[i]
+    longest = 2 if column.kind == "index" else max(len(column.name), len(column.note) - 1)
+    for row in table.rows:
+        for at, cell in _placed(row):
+            if at != i:
+                continue
+            if isinstance(cell, Cell):
+                longest = max(longest, len(plain(cell.line)) if cell.span == 1 else 0)
+            else:
+                longest = max(longest, len(values.compact(cell.value, column.kind, 40).head))
+    return min(200, 16 + round(longest * 7.7))

@@ -1,23 +1,98 @@
-"""Views as text for terminals: aligned, cut to the width, no colours."""
+"""Documents as text for terminals: aligned, cut to the width, no colours.
+
+Every line fits the width, but for words of ours that cannot be broken. Folds show their summary,
+and their body only where a terminal needs it (`in_text`).
+"""
 
 from __future__ import annotations
 
 import shutil
 import unicodedata
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from datafast_nb.display import views
-from datafast_nb.display.views import cell, clip, number, one_line, printable
+from datafast_nb.display import dag, values
+from datafast_nb.display.ascii import drawn_in_ascii, in_ascii, is_ascii_wanted
+from datafast_nb.display.bounds import bounded
+from datafast_nb.display.formats import printable
+from datafast_nb.display.views import (
+    SIGNS,
+    AnyCell,
+    Block,
+    Cell,
+    Column,
+    ColumnKind,
+    Document,
+    Fact,
+    Facts,
+    Fold,
+    Graph,
+    Head,
+    Legend,
+    Line,
+    Listing,
+    Mark,
+    Paragraph,
+    Row,
+    Section,
+    Span,
+    Table,
+    Tiles,
+    Value,
+    is_line,
+)
 
 MIN_COLUMN = 6
-MAX_NUMBER = 16
-"""Numbers up to this width are not cut: a number that is cut is another number."""
-MAX_PROBLEMS = 20
+_LEAST: dict[ColumnKind, int] = {"number": 40, "status": 16, "index": 16}
+"""Widths up to which columns are not made narrower: a number that is cut is another number."""
+MIN_ROOM = 20
+"""Columns below which nothing is indented."""
+MAX_LINES = 2_000
+MAX_LISTING = 12
+"""Lines of a prompt or a reply."""
+MAX_CELL_LINES = 6
+MAX_ROWS = 200
+LONGEST = 4_000
+"""Characters of one paragraph."""
+
+
+def draw(document: Document, width: int | None = None, ascii_only: bool | None = None) -> str:
+    """The document as text.
+
+    Parameters
+    ----------
+    width
+        Columns of the terminal; None: as many as it has, between 40 and 200.
+    ascii_only
+        Write nothing but ASCII: marks as letters, other characters as codes. None: as
+        `options.ascii` says, and where the output's encoding could not take the marks.
+    """
+    is_ascii = is_ascii_wanted() if ascii_only is None else ascii_only
+    document = bounded(document)
+    lines = _blocks(
+        (in_ascii(document) if is_ascii else document).blocks, width or terminal_width()
+    )
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"… {len(lines) - MAX_LINES:,} more lines"]
+    text = joined(lines)
+    return drawn_in_ascii(text) if is_ascii else text
 
 
 def terminal_width() -> int:
     """Columns of the terminal, between 40 and 200."""
     return max(40, min(200, shutil.get_terminal_size((100, 24)).columns))
+
+
+def for_output(line: str) -> str:
+    """One line of text as `draw` would write it for this output."""
+    return drawn_in_ascii(line) if is_ascii_wanted() else line
+
+
+def joined(lines: Sequence[str]) -> str:
+    """The lines of a display: nothing in them moves a terminal's cursor but their ends."""
+    return printable("\n".join(line.rstrip() for line in lines)).replace("\t", " ")
+
+
+# Widths of characters.
 
 
 def display_width(text: str) -> int:
@@ -33,61 +108,338 @@ def _char_width(char: str) -> int:
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def fit(value: Any, width: int) -> str:
-    """A value as one line of at most `width` columns of the terminal, with what was cut counted."""
-    line = one_line(value)
-    if len(line) <= width and display_width(line) <= width:
+def _take(text: str, width: int) -> int:
+    """How many characters of the text fit into `width` columns."""
+    if text.isascii():
+        return max(0, width)
+    used = 0
+    for i, char in enumerate(text):
+        used += _char_width(char)
+        if used > width:
+            return i
+    return len(text)
+
+
+def fit(text: str, width: int) -> str:
+    """One line of at most `width` columns, with what was cut counted where there is room for it."""
+    line = " ".join(printable(text).split())
+    if display_width(line) <= width:
         return line
     room = width - len(f"… +{len(line):,}")
-    n = used = 0
-    for char in line:
-        used += _char_width(char)
-        if used > room:
-            break
-        n += 1
+    if room < 4:
+        return line[: _take(line, width - 1)].rstrip() + "…" if width > 0 else ""
+    n = _take(line, room)
     return f"{line[:n]}… +{len(line) - n:,}"
 
 
-def joined(lines: list[str]) -> str:
-    """The lines of a display: nothing in them moves a terminal's cursor but their ends."""
-    return printable("\n".join(lines)).replace("\t", "    ")
+def wrapped(text: str, width: int) -> list[str]:
+    """The words of a text in lines of at most `width` columns; longer words are broken."""
+    lines: list[str] = []
+    line = ""
+    used = 0
+    for word in text.split():
+        wide = display_width(word)
+        if line and used + 1 + wide <= width:
+            line += " " + word
+            used += 1 + wide
+            continue
+        if line:
+            lines.append(line)
+        while wide > width:
+            n = max(1, _take(word, width))
+            lines.append(word[:n])
+            word = word[n:]
+            wide = display_width(word)
+        line, used = word, wide
+    return [*lines, line] if line else lines
 
 
-def table(view: views.TableView, width: int | None = None) -> str:
+# Lines and blocks.
+
+
+def said(line: Line) -> str:
+    """The words of a line; marks as signs, differences in brackets."""
+    return "".join(map(_part, line))
+
+
+def _part(part: str | Span | Mark) -> str:
+    if isinstance(part, Mark):
+        return SIGNS[part.name]
+    text = printable(part if isinstance(part, str) else part.text)
+    if isinstance(part, Span) and part.style in ("inserted", "deleted"):
+        return f"{{+{text}+}}" if part.style == "inserted" else f"[-{text}-]"
+    return text
+
+
+def _blocks(blocks: Sequence[Block], width: int) -> list[str]:
+    return [line for block in blocks for line in _block(block, width)]
+
+
+def _block(block: Block, width: int) -> list[str]:
+    match block:
+        case Head(title, facts):
+            return wrapped(f"{_bounded(printable(title))}  {_bounded(said(facts))}", width)
+        case Legend(items):
+            return _items([said(i) for i in items], width)
+        case Paragraph(line):
+            return wrapped(_bounded(said(line)), width)
+        case Listing(line):
+            return _listing(said(line), width)
+        case Tiles():
+            return _tiles(block, width)
+        case Table():
+            return ["", *_table(block, width)]
+        case Facts(facts):
+            return _facts(facts, width)
+        case Section(title, note, body):
+            return ["", *wrapped(f"{printable(title)}  {said(note)}", width), *_blocks(body, width)]
+        case Fold():
+            return _fold(block, width)
+        case Graph():
+            return _graph(block, width)
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… +{len(text) - LONGEST:,}"
+
+
+def _items(items: Sequence[str], width: int) -> list[str]:
+    """Items two spaces apart, none broken where it fits a line."""
+    lines: list[str] = []
+    for item in items:
+        item = " ".join(item.split())
+        if lines and display_width(lines[-1]) + 2 + display_width(item) <= width:
+            lines[-1] += "  " + item
+        else:
+            lines.extend(wrapped(_bounded(item), width))
+    return lines
+
+
+def _listing(text: str, width: int) -> list[str]:
+    indent = "  " if width >= MIN_ROOM else ""
+    room = width - len(indent)
+    lines = text.split("\n")
+    out: list[str] = []
+    for line in lines:
+        line = (
+            line.expandtabs(4).rstrip() if line.isascii() else line.replace("\t", "    ").rstrip()
+        )
+        pieces = [line]
+        if display_width(line) > room:
+            lead = " " * min(len(line) - len(line.lstrip()), room // 3)
+            pieces = [lead + piece for piece in wrapped(line, room - len(lead))]
+        out.extend(indent + piece for piece in pieces)
+        if len(out) > MAX_LISTING:
+            rest = f"… {len(lines):,} lines in all" if len(lines) > 1 else "…"
+            return [*out[:MAX_LISTING], indent + rest]
+    return out
+
+
+def _tiles(block: Tiles, width: int) -> list[str]:
+    """One line a figure: its name, the figure, what explains it."""
+    names = [fit(t.label, width // 3) for t in block.tiles[:MAX_ROWS]]
+    figures = [fit(t.figure, width // 2 - 2) for t in block.tiles[:MAX_ROWS]]
+    a = max(map(display_width, names), default=0)
+    b = max(map(display_width, figures), default=0)
+    room = width - a - b - 4
+    out: list[str] = []
+    for name, figure, tile in zip(names, figures, block.tiles, strict=False):
+        head = f"{_left(name, a)}  {_right(figure, b)}"
+        lines = _few(" · ".join(said(line) for line in tile.lines), max(room, width - 4))
+        if room >= MIN_ROOM or (len(lines) == 1 and display_width(lines[0]) <= room):
+            lines = _few(" · ".join(said(line) for line in tile.lines), room)
+            out.append(f"{head}  {lines[0]}" if lines else head)
+            out.extend(" " * (a + b + 4) + line for line in lines[1:])
+        else:
+            out.extend([head, *("    " + line for line in lines)])
+    if len(block.tiles) > MAX_ROWS:
+        out.append(f"… {len(block.tiles) - MAX_ROWS:,} more")
+    return out
+
+
+def _few(text: str, width: int) -> list[str]:
+    """The words of a text in at most `MAX_CELL_LINES` lines."""
+    lines = wrapped(_bounded(text), width)
+    if len(lines) <= MAX_CELL_LINES:
+        return lines
+    last = fit(" ".join(lines[MAX_CELL_LINES - 1 :]), width)
+    return [*lines[: MAX_CELL_LINES - 1], last]
+
+
+def _fold(block: Fold, width: int) -> list[str]:
+    head = wrapped(f"▸ {_bounded(printable(block.title))}  {_bounded(said(block.note))}", width)
+    if not block.in_text:
+        return head
+    indent = "  " if width >= MIN_ROOM else ""
+    body = _blocks(block.body, width - len(indent))
+    return [*head, *(indent + line for line in body if line)]
+
+
+def _facts(facts: Sequence[Fact], width: int) -> list[str]:
+    labels = [fit(f.label, width // 3) for f in facts[:MAX_ROWS]]
+    size = max(map(display_width, labels), default=0)
+    out: list[str] = []
+    # Where the names leave no room beside them, what they name stands below them.
+    room = width - size - 2
+    for label, fact in zip(labels, facts, strict=False):
+        if room < MIN_ROOM - 4:
+            out.extend([label, *(line for line in _body(fact.body, width) if line)])
+            continue
+        body = [line for line in _body(fact.body, room) if line]
+        out.append(f"{_left(label, size)}  {body[0] if body else ''}")
+        out.extend(" " * (size + 2) + line for line in body[1:])
+    if len(facts) > MAX_ROWS:
+        out.append(f"… {len(facts) - MAX_ROWS:,} more")
+    return out
+
+
+def _body(body: Line | tuple[Block, ...], width: int) -> list[str]:
+    if is_line(body):
+        return wrapped(_bounded(said(body)), width)
+    return _blocks([part for part in body if not isinstance(part, (str, Span, Mark))], width)
+
+
+def _graph(block: Graph, width: int) -> list[str]:
+    is_chain = block.edges == tuple((i, i + 1) for i in range(len(block.nodes) - 1))
+    if is_chain:
+        parts = [f"{n.name} {said(n.lines[0])}".strip() if n.lines else n.name for n in block.nodes]
+        line = " → ".join(" ".join(printable(p).split()) for p in parts)
+        if display_width(line) <= width:
+            return [line]
+    out: list[str] = []
+    for line in dag.graph_text(block).split("\n"):
+        indent = line[: len(line) - len(line.lstrip())][: width // 3]
+        pieces = wrapped(line, width - len(indent) - 2)
+        out.extend(indent + ("  " if i else "") + piece for i, piece in enumerate(pieces))
+    return out
+
+
+def _left(text: str, width: int) -> str:
+    return text + " " * (width - display_width(text))
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - display_width(text)) + text
+
+
+# Tables.
+
+
+def _table(table: Table, width: int) -> list[str]:
     """An aligned table. Columns shrink, widest first, until it fits; then the last are left out."""
-    lines = [clip(view.title)] if view.title else []
-    if view.columns:
-        lines.extend(_grid(view, width or terminal_width()))
-    if view.note:
-        lines.append(clip(view.note))
-    return joined(lines)
-
-
-def _grid(view: views.TableView, width: int) -> list[str]:
-    header = [cell(c, views.MAX_NAME) for c in view.columns]
-    cells = [[_text(v, view.cell_width) for v in row] for row in view.rows]
-    right = [c in view.right for c in view.columns]
-    sizes = [
-        max([display_width(header[i]), *(display_width(row[i]) for row in cells)])
-        for i in range(len(header))
-    ]
-    least = [
-        min(size, MAX_NUMBER if is_right else MIN_COLUMN)
-        for size, is_right in zip(sizes, right, strict=True)
-    ]
-    keep = list(range(len(header)))
-    if cells and sum(sizes) + 2 * (len(keep) - 1) > width:
-        keep = [i for i in keep if any(row[i] for row in cells)] or keep
+    columns = table.columns
+    rows = [*table.rows[:MAX_ROWS], *((table.total,) if table.total else ())]
+    sizes, least = _sizes(columns, rows)
+    keep = list(range(len(columns)))
     while len(keep) > 1 and sum(least[i] for i in keep) + 2 * (len(keep) - 1) > width:
         keep.pop()
-    shown = _shrunk([sizes[i] for i in keep], [least[i] for i in keep], width)
-    right = [right[i] for i in keep]
-    out = [_line([header[i] for i in keep], shown, right), "  ".join("─" * s for s in shown)]
-    out.extend(_line([row[i] for i in keep], shown, right) for row in cells)
-    left_out = [header[i] for i in range(len(header)) if i not in keep]
-    if any(row[i] for row in cells for i in range(len(header)) if i not in keep):
-        out.append(f"+{len(left_out)} column{'s' * (len(left_out) != 1)}")
+    shown = dict(
+        zip(keep, _shrunk([sizes[i] for i in keep], [least[i] for i in keep], width), strict=True)
+    )
+    if any(shown[i] < min(sizes[i], 3 * MIN_COLUMN) for i in keep if _is_of_words(table, i)):
+        return _stacked(rows, columns, width)
+    out: list[str] = []
+    if any(c.name for c in columns):
+        names = tuple(Value(c.name) for c in columns)
+        out = [*_row(names, columns, shown), "  ".join("─" * shown[i] for i in keep)]
+    for n, row in enumerate(rows):
+        if table.total and n == len(rows) - 1:
+            out.append("  ".join("─" * shown[i] for i in keep))
+        out.extend(_row(row, columns, shown))
+    if len(table.rows) > MAX_ROWS:
+        out.append(f"… {len(table.rows) - MAX_ROWS:,} more rows")
+    n_less = len(columns) - len(keep)
+    if n_less:
+        out.append(f"+{n_less} column{'s' * (n_less != 1)}")
     return out
+
+
+def _is_of_words(table: Table, i: int) -> bool:
+    """Whether a column holds words of ours alone, which are read and not compared."""
+    cells = [cell for row in table.rows[:MAX_ROWS] for at, _, cell in _placed(row) if at == i]
+    return (
+        table.columns[i].kind not in ("number", "index")
+        and bool(table.columns[i].name)
+        and all(isinstance(c, Cell) and c.span == 1 and not c.body for c in cells)
+    )
+
+
+def _stacked(rows: Sequence[Row], columns: Sequence[Column], width: int) -> list[str]:
+    """Rows one below the other, for words that would not fit side by side."""
+    out: list[str] = []
+    for row in rows:
+        texts = [(columns[i].name, _text(cell, columns[i])) for i, _, cell in _placed(row)]
+        spoken = [(name, text) for name, text in texts if text]
+        if not spoken:
+            continue
+        (name, first), *rest = spoken
+        head = f"{name} {first}" if columns[0].kind == "number" else first
+        out.extend(wrapped(_bounded(head), width))
+        facts = [Fact(name, (text,)) for name, text in rest]
+        out.extend("  " + line for line in _facts(facts, width - 2))
+    return out
+
+
+def _sizes(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """What each column would like, and the least that it needs."""
+    sizes = [display_width(fit(c.name, 40)) for c in columns]
+    for row in rows:
+        for i, n, cell in _placed(row):
+            if n == 1 and i < len(sizes):
+                sizes[i] = max(sizes[i], min(80, display_width(_text(cell, columns[i]))))
+    # A column whose cells all lie in wider ones still shows some of what stands there.
+    least = []
+    for size, column in zip(sizes, columns, strict=True):
+        most = _LEAST.get(column.kind, MIN_COLUMN)
+        least.append(min(size, most))
+    return sizes, least
+
+
+def _placed(row: Row) -> Iterator[tuple[int, int, AnyCell]]:
+    """(first column, number of columns, cell) of every cell."""
+    at = 0
+    for cell in row:
+        n = cell.span if isinstance(cell, Cell) else 1
+        yield at, n, cell
+        at += n
+
+
+def _row(row: Row, columns: Sequence[Column], shown: dict[int, int]) -> list[str]:
+    """The lines of a row: values are cut to one line, words of ours are wrapped."""
+    cells: list[tuple[list[str], int, bool]] = []
+    for i, n, cell in _placed(row):
+        here = [k for k in range(i, i + n) if k in shown]
+        if not here:
+            continue
+        room = sum(shown[k] for k in here) + 2 * (len(here) - 1)
+        column = columns[i] if n == 1 else Column("")
+        text = _text(cell, column)
+        is_roomy = room >= 3 * MIN_COLUMN
+        lines = _few(text, room) if isinstance(cell, Cell) and is_roomy else [fit(text, room)]
+        if isinstance(cell, Cell) and cell.body:
+            body = [x for x in _blocks(cell.body, room if is_roomy else 80) if x]
+            body = body if is_roomy else [fit(" ".join(body), room)]
+            lines = [*(lines if text else []), *body]
+        cells.append((lines, room, column.kind == "number"))
+    return [
+        "  ".join(
+            (_right if right else _left)(lines[k] if k < len(lines) else "", room)
+            for lines, room, right in cells
+        )
+        for k in range(max((len(lines) for lines, _, _ in cells), default=0))
+    ]
+
+
+def _text(cell: AnyCell, column: Column) -> str:
+    """A cell as one line."""
+    if isinstance(cell, Cell):
+        lines = [said(cell.line), *(said(line) for line in cell.below)]
+        if cell.listing is not None:
+            lines.insert(1, said(cell.listing.line))
+        return " · ".join(line for line in lines if line)
+    made = values.compact(cell.value, column.kind, LONGEST)
+    head = f"{SIGNS[made.mark]} {made.head}" if made.mark else made.head
+    return f"{head} {made.rest}" if made.rest else head
 
 
 def _shrunk(sizes: list[int], least: list[int], width: int) -> list[int]:
@@ -97,114 +449,12 @@ def _shrunk(sizes: list[int], least: list[int], width: int) -> list[int]:
     while sum(sizes) > room:
         able = [i for i in range(len(sizes)) if sizes[i] > least[i]]
         if not able:
-            break
+            return [min(size, room) for size in sizes]  # one alone, or they would not be kept
         widest = max(able, key=lambda i: sizes[i])
         second = max((sizes[i] for i in able if i != widest), default=0)
         goal = max(least[widest], min(second, sizes[widest] - 1), sizes[widest] - sum(sizes) + room)
         sizes[widest] = goal
     return sizes
-
-
-def _text(value: Any, width: int) -> str:
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, int):
-        return number(value)
-    return cell(value, None if width == views.MAX_CELL else width)
-
-
-def _line(cells: list[str], sizes: list[int], right: list[bool]) -> str:
-    out = []
-    for text, size, is_right in zip(cells, sizes, right, strict=True):
-        shown = _cut(text, size)
-        gap = " " * (size - display_width(shown))
-        out.append(gap + shown if is_right else shown + gap)
-    return "  ".join(out).rstrip()
-
-
-def _cut(text: str, size: int) -> str:
-    if display_width(text) <= size:
-        return text
-    out = ""
-    used = 0
-    for c in text:
-        used += _char_width(c)
-        if used > size - 1:
-            break
-        out += c
-    return out + "…"
-
-
-def result(view: views.ResultView) -> str:
-    """A run's records and figures."""
-    head = f"Result: {view.n:,} record{'s' * (view.n != 1)}, {view.status}"
-    lines = [head]
-    if view.facts:
-        lines.append(" · ".join(view.facts))
-    if view.table.rows:
-        lines.extend(["", table(view.table)])
-    if view.n_more:
-        lines.append(f"{view.n_more:,} more: .df has all")
-    if len(view.funnel.rows) > 1:
-        lines.extend(["", table(view.funnel)])
-    if view.errors is not None:
-        lines.extend(["", table(view.errors)])
-    lines.extend(f"wrote {clip(w)}" for w in view.written)
-    lines.extend(f"note: {clip(n)}" for n in view.notes)
-    return joined(lines)
-
-
-def trace(view: views.TraceView) -> str:
-    """A record's way through a pipeline."""
-    width = terminal_width()
-    lines = [fit(f"RecordTrace: {view.head}", width)]
-    for step in view.steps:
-        note = f": {step.note}" if step.note else ""
-        lines.append(fit(f"{step.name}  {step.fate}{note}", width))
-        for call in step.calls:
-            label = "error" if call.is_error else "reply"
-            who = f"  ({fit(call.model, width // 4)}, {call.status})"
-            lines.append(f"  ask    {fit(call.prompt, width - 9)}")
-            lines.append(f"  {label}  {fit(call.answer, width - 9 - display_width(who))}{who}")
-        for record in step.records:
-            for key, value in record.items():
-                name = fit(key, width // 3)
-                lines.append(f"    {name}: {fit(value, width - 6 - display_width(name))}")
-            if len(step.records) > 1:
-                lines.append("    ·")
-    return joined(lines)
-
-
-def pipeline(view: views.PipelineView) -> str:
-    """A pipeline before a run."""
-    lines = [clip(view.head)]
-    lines.extend(f"problem: {clip(p)}" for p in view.problems[:MAX_PROBLEMS])
-    if len(view.problems) > MAX_PROBLEMS:
-        lines.append(f"… and {len(view.problems) - MAX_PROBLEMS:,} more problems")
-    if view.steps:
-        names = [cell(name, views.MAX_NAME) for name, _ in view.steps]
-        size = max(map(display_width, names))
-        for name, (_, detail) in zip(names, view.steps, strict=True):
-            gap = " " * (size - display_width(name))
-            lines.append(f"  {name}{gap}  {cell(detail)}".rstrip())
-    lines.extend(f"warning: {clip(w)}" for w in view.warnings)
-    if view.preview is not None and view.preview.columns:
-        lines.extend(["", table(view.preview)])
-    if view.failure:
-        lines.append(f"✕ {clip(view.failure)}")
-    lines.extend(f"note: {clip(n)}" for n in view.notes)
-    if view.hint:
-        lines.append(view.hint)
-    return joined(lines)
-
-
-def card(view: views.CardView) -> str:
-    """Facts about one object."""
-    size = max((len(k) for k, _ in view.facts), default=0)
-    lines = [clip(view.head)]
-    lines.extend(f"  {k.ljust(size)}  {cell(views.short_digests(v))}" for k, v in view.facts)
-    lines.extend(f"note: {clip(n)}" for n in view.notes)
-    return joined(lines)
 
 
 class Drawing(str):

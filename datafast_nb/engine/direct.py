@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from datafast_nb.engine.loop import engine_loop_is_here, spawn
 from datafast_nb.errors import LLMError
-from datafast_nb.models.base import Message, Model, Request
+from datafast_nb.models.base import Message, Model, Request, Response
+from datafast_nb.models.pricing import price_of
+from datafast_nb.models.tally import note_call
 from datafast_nb.steps.outputs import OutputSpec, Unusable, verdict_of_finish
 
 if TYPE_CHECKING:
@@ -47,7 +50,12 @@ def generate_now(
             kind="bad_request",
             model=model.name,
         )
-    response = spawn(model.complete(request)).result()
+    try:
+        response = spawn(model.complete(request)).result()
+    except Exception:
+        note_call(model, math.nan, failed=True)  # perhaps billed, perhaps not
+        raise
+    note_call(model, _usd(model, response))
     bad = verdict_of_finish(response.finish, max_tokens)
     try:
         if bad is not None:
@@ -56,3 +64,10 @@ def generate_now(
     except Unusable as exc:
         raise LLMError(f"{model.name}: {exc.reason}", kind=exc.verdict, model=model.name) from exc
     return values if response_format is not None else str(values["text"])
+
+
+def _usd(model: Model, response: Response) -> float:
+    price = price_of(model)
+    if price is not None and price.is_free:
+        return 0.0
+    return math.nan if price is None or response.usage is None else price.cost(response.usage)

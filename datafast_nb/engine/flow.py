@@ -17,7 +17,7 @@ from datafast_nb.errors import RecordError
 from datafast_nb.lineage import Table, child_ids
 from datafast_nb.options import options
 from datafast_nb.records import Record, RowIds, copy_record, normalise_records
-from datafast_nb.results import StepRun
+from datafast_nb.runs import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SourceStep, Step
 
 CHUNK = 1024  # larger ones fall out of the processor's cache between two steps
@@ -38,6 +38,8 @@ def chunk_size(ctx: RunContext) -> int:
     settings = ctx.settings
     if settings.deadline is not None:
         return 1
+    if settings.source_rows is not None:
+        return min(CHUNK, max(1, settings.source_rows))
     wanted = settings.limit if settings.one is None else settings.one + 1
     if settings.where is not None or wanted is None:
         return CHUNK

@@ -4,26 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, replace
 from typing import Any
 
-from datafast_nb.display import html, text, views
-from datafast_nb.engine.events import Event, Progress, RunFinished, StepStarted
+from datafast_nb.display import formats
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import (
+    Block,
+    Document,
+    Fact,
+    Facts,
+    Head,
+    Legend,
+    Line,
+    Mark,
+    Paragraph,
+    code,
+)
+from datafast_nb.engine.events import Event, Progress, RunFinished, RunStarted, StepStarted
 from datafast_nb.results import Result
 
 
-class Run:
+class Run(Shown):
     """A run on a worker thread. `await run`, or `run.result()`, gives its Result.
 
     A run that was stopped, or spent its budget, gives its partial Result; other failures raise.
     """
 
-    def __init__(self, work: Callable[[threading.Event, Callable[[Event], None]], Result]) -> None:
+    def __init__(
+        self,
+        work: Callable[[threading.Event, Callable[[Event], None]], Result],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._stop_event = threading.Event()
         self._future: Future[Result] = Future()
-        self._step = ""
-        self._progress: Progress | None = None
+        self._state = Snapshot()
+        self._clock = clock
         self._status = "running"
         self._thread = threading.Thread(
             target=self._serve, args=(work,), name="datafast_nb-run", daemon=True
@@ -48,11 +68,8 @@ class Run:
             return
 
     def _listen(self, event: Event) -> None:
-        if isinstance(event, StepStarted):
-            self._step = event.step
-        elif isinstance(event, Progress):
-            self._progress = event
-        elif isinstance(event, RunFinished):
+        self._state = self._state.after(event, self._clock())
+        if isinstance(event, RunFinished):
             self._status = event.status
 
     @property
@@ -63,7 +80,7 @@ class Run:
     @property
     def progress(self) -> Progress | None:
         """Calls of the running LLM step so far; None before the first."""
-        return self._progress
+        return self._state.progress
 
     @property
     def done(self) -> bool:
@@ -106,22 +123,150 @@ class Run:
         """The Result; cancelling the waiting task leaves the run alone."""
         return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
 
-    def view(self) -> views.CardView:
-        """Plain data for display: a snapshot."""
-        facts = [("step", self._step)] if self._step else []
-        p = self._progress
-        if p is not None:
-            facts.append(
-                (
-                    "calls",
-                    f"{p.done:,} of {p.total:,}: {p.answered:,} answered, {p.new:,} new, {p.failed:,} failed",
-                )
-            )
-            facts.append(("paid", views.usd(p.paid_usd)))
-        return views.CardView(f"Run: {self.status}", tuple(facts))
+    def view(self) -> Document:
+        """Plain data for display: a snapshot, the same until the next event of the run."""
+        return _view(self._snapshot(), self._error())
+
+    def _snapshot(self) -> Snapshot:
+        status = self._status
+        if self._stop_event.is_set() and status == "running":
+            status = "stopping"
+        return replace(self._state, status=status)
+
+    def _error(self) -> BaseException | None:
+        if not self._future.done() or self._future.cancelled():
+            return None
+        return self._future.exception()
 
     def __repr__(self) -> str:
-        return text.card(self.view())
+        return _line(self._snapshot())
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.card(self.view()), "text/html": html.card(self.view())}
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Where a run stands, as of its last event."""
+
+    status: str = "running"
+    steps: tuple[str, ...] = ()
+    step: str = ""
+    index: int = 0
+    progress: Progress | None = None
+    """Of the running LLM step, or the last one."""
+    first: tuple[float, int] | None = None
+    """Time of the step's first event, in seconds of the clock, and the calls done by then."""
+    last: float = 0.0
+    paid_before_usd: float = 0.0
+    """In the LLM steps before."""
+    n_out: int | None = None
+
+    def after(self, event: Event, now: float) -> Snapshot:
+        """The snapshot after an event that came at `now`."""
+        if isinstance(event, RunStarted):
+            return replace(self, steps=event.steps)
+        if isinstance(event, StepStarted):
+            return replace(self, step=event.step, index=event.index)
+        if isinstance(event, RunFinished):
+            return replace(self, status=event.status, n_out=event.n_out)
+        if not isinstance(event, Progress):
+            return self
+        known = self.progress
+        if known is None or known.step != event.step or self.first is None:
+            paid = self.paid_before_usd + (known.paid_usd if known is not None else 0.0)
+            begun = (now, event.new)
+            return replace(self, progress=event, first=begun, last=now, paid_before_usd=paid)
+        return replace(self, progress=event, last=now)
+
+    @property
+    def paid_usd(self) -> float:
+        """At list price, over all steps so far; NaN if unknown."""
+        return self.paid_before_usd + (self.progress.paid_usd if self.progress else 0.0)
+
+    @property
+    def calls_per_s(self) -> float:
+        """New calls a second since the step began; 0 before there are two moments to compare."""
+        if self.progress is None or self.first is None or self.last <= self.first[0]:
+            return 0.0
+        return (self.progress.new - self.first[1]) / (self.last - self.first[0])
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the step's calls are done, if all that are left are new; None: unknown."""
+        if self.progress is None or self.calls_per_s <= 0:
+            return None
+        return (self.progress.total - self.progress.done) / self.calls_per_s
+
+
+def _line(at: Snapshot) -> str:
+    """`Run(running 42/100, $0.03, ETA 12 s)`."""
+    p = at.progress
+    parts = [f"{at.status} {p.done:,}/{p.total:,}" if p is not None else at.status]
+    if p is not None and at.paid_usd:
+        parts.append(formats.usd(at.paid_usd))
+    if at.status == "running" and at.left_s is not None:
+        parts.append(f"ETA {formats.seconds(at.left_s)}")
+    return f"Run({', '.join(parts)})"
+
+
+def _view(at: Snapshot, error: BaseException | None) -> Document:
+    is_over = at.status not in ("running", "stopping")
+    p = at.progress
+    title = f"Run {at.status}"
+    facts = ""
+    if p is not None:
+        where = "" if is_over else f" of {formats.cell(p.step, formats.MAX_NAME)}"
+        facts = f"{p.done:,} of {formats.plural(p.total, 'call')}{where}"
+    elif is_over:
+        facts = "no model was asked"
+    elif at.step:
+        facts = f"at {formats.cell(at.step, formats.MAX_NAME)}"
+    if at.n_out is not None and at.status != "failed":
+        facts += f" · {formats.plural(at.n_out, 'record')}"
+    blocks: list[Block] = [Head(title, (facts,) if facts else ())]
+    if p is not None:
+        blocks.append(_legend(at, p))
+    if error is not None:
+        blocks.append(Paragraph((Mark("failed"), f" {formats.error_text(error)}")))
+    rows = [] if is_over else _running(at)
+    if rows:
+        blocks.append(Facts(tuple(Fact(name, (said,)) for name, said in rows), is_ruled=True))
+    blocks.append(Paragraph(_next(at.status), is_note=True))
+    return Document(tuple(blocks))
+
+
+def _legend(at: Snapshot, p: Progress) -> Legend:
+    items: list[Line] = [
+        (Mark("memo"), f" {p.answered:,} from the memo"),
+        (Mark("new"), f" {p.new:,} new"),
+    ]
+    if p.failed:
+        items.append((Mark("failed"), f" {p.failed:,} failed"))
+    items.append((f"paid {formats.usd(at.paid_usd)}",))
+    return Legend(tuple(items))
+
+
+def _running(at: Snapshot) -> list[tuple[str, str]]:
+    rows = []
+    if at.step:
+        place = f", {at.index + 1} of {len(at.steps)}" if at.steps else ""
+        rows.append(("step", f"{formats.cell(at.step, formats.MAX_NAME)}{place}"))
+    if at.left_s is not None:
+        rows.append(("rate", f"{at.calls_per_s:,.2g} new calls a second"))
+        rows.append(("left", f"about {formats.seconds(at.left_s)} for this step"))
+    return rows
+
+
+def _next(status: str) -> Line:
+    if status == "running":
+        return (
+            code("run.stop()"),
+            " ends it and keeps what arrived, ",
+            code("run.result()"),
+            " or ",
+            code("await run"),
+            " waits for the Result",
+        )
+    if status == "stopping":
+        return ("calls in flight come in, nothing more is sent; ", code("run.result()"))
+    if status == "failed":
+        return (code("run.result()"), " raises the error; answers so far are in the memo")
+    return (code("run.result()"), " is the Result")

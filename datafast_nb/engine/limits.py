@@ -8,7 +8,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from datafast_nb.display import views
+from datafast_nb.display import formats
 from datafast_nb.errors import LLMError
 from datafast_nb.models.base import FATAL, Model, Request, Usage
 from datafast_nb.models.pricing import Price, price_of
@@ -66,8 +66,8 @@ class Budget:
                 return worst
             if self._holders == 0:
                 raise BudgetSpent(
-                    f"budget=${self.usd:g} has {views.usd(self.usd - self.spent_usd)} left, and the "
-                    f"next call may cost up to {views.usd(worst)}"
+                    f"budget=${self.usd:g} has {formats.usd(self.usd - self.spent_usd)} left, and the "
+                    f"next call may cost up to {formats.usd(worst)}"
                 )
             self._released.clear()
             await self._released.wait()
@@ -182,10 +182,10 @@ def backoff_s(base_s: float, attempt: int, jitter: float) -> float:
 
 def patience_error(error: LLMError, model: str) -> LLMError:
     """The error of a run that a provider tells to come back much later."""
-    wait = views.seconds(error.retry_after_s or 0.0)
+    wait = formats.seconds(error.retry_after_s or 0.0)
     return LLMError(
         f"{model}: the provider asks to wait {wait} before the next call, more than a run waits "
-        f"({views.seconds(MAX_RETRY_AFTER_S)}). Run again then: every answer so far is kept",
+        f"({formats.seconds(MAX_RETRY_AFTER_S)}). Run again then: every answer so far is kept",
         kind=error.kind,
         model=model,
         status=error.status,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datafast_nb.lineage import Table, child_id
 from datafast_nb.models.base import Message
 from datafast_nb.records import FLAT_TYPES, Record
-from datafast_nb.results import CallError, CallRow, StepRun
+from datafast_nb.runs import CallError, CallRow, StepRun
 from datafast_nb.steps.expansion import Variant
 from datafast_nb.steps.llm import LLMStep
+from datafast_nb.store.ledger import Ledger
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +23,8 @@ class Slot:
     messages: tuple[Message, ...]
     followers: list[Slot] | None = None
     """Calls of this run that want the same draw; None: none so far."""
+    is_kept: bool = False
+    """Prompt and reply stay with the result also where a run has too many calls to keep them."""
 
 
 def assemble(
@@ -110,6 +113,7 @@ def assemble(
             fates.waiting += 1
     run.parents.add(len(table), len(out), parents)
     run.call_of = call_of
+    run.ledger = Ledger.of(run.calls)
     run.n_in, run.n_out = len(table), len(out)
     return Table(out, flat, ids, made_tokens if tokens is not None else None)
 

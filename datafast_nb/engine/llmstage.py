@@ -23,17 +23,19 @@ from datafast_nb.lineage import Table
 from datafast_nb.models.pricing import price_of
 from datafast_nb.options import options
 from datafast_nb.records import copy_record
-from datafast_nb.results import CallRow, StepRun
+from datafast_nb.runs import CallRow, StepRun
 from datafast_nb.steps.expansion import PlanCounter
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.outputs import REASKABLE, Unusable
 from datafast_nb.steps.prompts import is_missing
-from datafast_nb.store.memo import Draw, Memo
+from datafast_nb.store.memo import Draw, Memo, Reply
 
 WINDOW = 1024
 """Records whose draws are looked up together."""
 MAX_OUTSTANDING = 4096
 """Calls submitted and not yet back."""
+ALWAYS_KEPT = 256
+"""First calls of a step, whose prompts and replies are kept in runs of any size: displays show them."""
 PROGRESS_EVERY_S = 0.1
 
 
@@ -159,10 +161,11 @@ class LLMStage:
                 row = CallRow(
                     self._run.name, i, variant.index, output_index, key, label, variant.model.name
                 )
-                slot = Slot(row, variant, messages)
+                slot = Slot(row, variant, messages, is_kept=len(self._run.calls) < ALWAYS_KEPT)
+                # The row first: an interrupt in between must not leave a slot without its row.
+                self._run.calls.append(row)
                 slots.append(slot)
                 window.append(slot)
-                self._run.calls.append(row)
         self._n_calls += len(slots)
         for column in step.fields:
             if is_missing(record.get(column)):
@@ -180,7 +183,7 @@ class LLMStage:
         self._submit()
         if self._n_calls > options.keep_rows and self._keep:
             self._keep = False
-            for row in self._run.calls:
+            for row in self._run.calls[ALWAYS_KEPT:]:
                 row.messages = None
                 if row.status != "failed":  # errors keep their raw reply
                     row.text = None
@@ -208,7 +211,7 @@ class LLMStage:
                 last = last or exc
                 continue
             row.status, row.verdict = "answered", "usable"
-            self._fill(slot, reply.text, reply.input_tokens, reply.output_tokens, reply.latency_s)
+            self._fill(slot, reply)
             usd = reply_usd(self._prices[id(slot.variant.model)], reply)
             row.usd = usd if usd == usd else None
             self._n_answered += 1
@@ -219,7 +222,7 @@ class LLMStage:
         reply = draw.replies[-1]
         row.status, row.verdict = "failed", reply.verdict if last is None else last.verdict
         row.error = reply.reason if last is None else last.reason
-        self._fill(slot, reply.text, reply.input_tokens, reply.output_tokens, reply.latency_s)
+        self._fill(slot, reply)
         row.usd = 0.0
         self._n_failed += 1
         self._finish(slot)
@@ -244,7 +247,7 @@ class LLMStage:
         row = slot.row
         if ctx.settings.dry or ctx.ending is not None:
             row.status = "pending" if ctx.settings.dry else "not_asked"
-            if ctx.settings.dry and self._keep:
+            if ctx.settings.dry and self._keeps(slot):
                 row.messages = slot.messages
             return
         if self._memo.mode == "replay":
@@ -351,10 +354,11 @@ class LLMStage:
         row.input_tokens, row.output_tokens = call.input_tokens, call.output_tokens
         row.usd = call.usd if call.usd == call.usd else None
         row.wasted_usd = call.wasted_usd if call.wasted_usd == call.wasted_usd else 0.0
-        if self._keep:
+        if self._keeps(slot):
             row.messages = slot.messages
         row.text = reply.text if reply is not None else None
         row.latency_s = reply.latency_s if reply is not None else 0.0
+        row.asked_at = call.planned if call.attempts else None
         if call.values is not None:
             row.values = call.values
             row.status, row.verdict = "new", "usable"
@@ -365,7 +369,7 @@ class LLMStage:
             error = call.error or LLMError("no answer")
             row.status, row.verdict, row.error = "failed", error.kind, str(error)
             self._n_failed += 1
-        if not self._keep and row.status != "failed":
+        if not self._keeps(slot) and row.status != "failed":
             row.text = None
         self._paid += call.usd
         self._ctx.claimed.add((row.key, row.label))
@@ -386,6 +390,7 @@ class LLMStage:
         row.verdict, row.error, row.values = asked.verdict, asked.error, asked.values
         row.messages, row.text = asked.messages, asked.text
         row.input_tokens, row.output_tokens = asked.input_tokens, asked.output_tokens
+        row.latency_s, row.asked_at = asked.latency_s, asked.asked_at
         row.usd = 0.0 if row.status == "failed" else asked.usd
         self._n_answered += row.status == "answered"
         self._n_failed += row.status == "failed"
@@ -443,20 +448,23 @@ class LLMStage:
             if draw is None or not self._settle(slot, draw):
                 slot.row.status = "not_asked"
 
-    def _fill(
-        self, slot: Slot, text: str, tokens_in: int | None, tokens_out: int | None, latency: float
-    ) -> None:
+    def _keeps(self, slot: Slot) -> bool:
+        """Whether the call's prompt and reply stay with the result."""
+        return self._keep or slot.is_kept
+
+    def _fill(self, slot: Slot, reply: Reply) -> None:
         row = slot.row
-        row.input_tokens, row.output_tokens = tokens_in or 0, tokens_out or 0
-        row.latency_s = latency
-        if self._keep:
+        row.input_tokens, row.output_tokens = reply.input_tokens or 0, reply.output_tokens or 0
+        row.latency_s = reply.latency_s
+        row.asked_at = reply.created or None
+        if self._keeps(slot):
             row.messages = slot.messages
-        if self._keep or row.status == "failed":
-            row.text = text
+        if self._keeps(slot) or row.status == "failed":
+            row.text = reply.text
 
     def _finish(self, slot: Slot) -> None:
         self._n_done += 1
-        if not self._keep:
+        if not self._keeps(slot):
             slot.messages = slot.messages[-1:] if slot.row.status == "failed" else ()
 
     def _progress(self, *, force: bool = False) -> None:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from datafast_nb.display import html, views
+from datafast_nb.display import formats, html
+from datafast_nb.display.views import Document, Line, Mark, Paragraph, plain
 from datafast_nb.engine.events import Event, Noted, Progress, RunFinished, StepStarted
 from datafast_nb.options import options
 
@@ -44,7 +45,7 @@ def words(p: Progress) -> str:
     if p.failed:
         parts.append(f"{p.failed:,} failed")
     if p.paid_usd:
-        parts.append(views.usd(p.paid_usd))
+        parts.append(formats.usd(p.paid_usd))
     return ", ".join(parts)
 
 
@@ -65,7 +66,7 @@ class TerminalLine:
                 self._step = event.step
                 self._bar = tqdm(
                     total=event.total,
-                    desc=views.cell(event.step, views.MAX_NAME),
+                    desc=formats.cell(event.step, formats.MAX_NAME),
                     unit="call",
                     file=sys.stderr,
                     leave=True,
@@ -74,7 +75,7 @@ class TerminalLine:
             self._bar.n = event.done
             self._bar.set_postfix_str(words(event), refresh=True)
         elif isinstance(event, Noted):
-            tqdm.write(f"note: {views.printable(views.clip(event.text))}", file=sys.stderr)
+            tqdm.write(f"note: {formats.printable(formats.clip(event.text))}", file=sys.stderr)
         elif isinstance(event, (RunFinished, StepStarted)):
             self._close()
 
@@ -96,14 +97,26 @@ class PlainLines:
         if isinstance(event, Progress) and (now >= self._next or event.done >= event.total > 0):
             self._next = now + PLAIN_EVERY_S
             print(
-                f"{views.cell(event.step, views.MAX_NAME)}: {event.done:,} of {event.total:,} calls, "
+                f"{formats.cell(event.step, formats.MAX_NAME)}: {event.done:,} of {event.total:,} calls, "
                 f"{words(event)}",
                 file=sys.stderr,
                 flush=True,
             )
         elif isinstance(event, Noted):
-            said = views.printable(views.clip(event.text))
+            said = formats.printable(formats.clip(event.text))
             print(f"note: {said}", file=sys.stderr, flush=True)
+
+
+def marked(p: Progress) -> Line:
+    """The same for a notebook, with the marks of the displays."""
+    step = formats.cell(p.step, formats.MAX_NAME)
+    out: list[str | Mark] = [f"{step}  {p.done:,} of {formats.plural(p.total, 'call')}  "]
+    out += [Mark("memo"), f" {p.answered:,} memo  ", Mark("new"), f" {p.new:,} new"]
+    if p.failed:
+        out += ["  ", Mark("failed"), f" {p.failed:,} failed"]
+    if p.paid_usd:
+        out.append(f"  paid {formats.usd(p.paid_usd)}")
+    return tuple(out)
 
 
 class NotebookLine:
@@ -112,25 +125,24 @@ class NotebookLine:
     def __init__(self) -> None:
         self._handle: Any = None
         self._shown = 0.0
-        self._line = ""
+        self._last: Progress | None = None
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, Progress):
-            self._line = (
-                f"{views.cell(event.step, views.MAX_NAME)}: {event.done:,} of {event.total:,} calls · "
-                f"{words(event)}"
-            )
+            self._last = event
             if event.done >= event.total or time.monotonic() - self._shown > NOTEBOOK_EVERY_S:
-                self._show()
-        elif isinstance(event, RunFinished) and self._handle is not None:
-            self._show()
+                self._show(event)
+        elif isinstance(event, RunFinished) and self._handle is not None and self._last:
+            self._show(self._last)
 
-    def _show(self) -> None:
+    def _show(self, progress: Progress) -> None:
         from IPython import display as ipython
 
         self._shown = time.monotonic()
-        data = {"text/plain": self._line, "text/html": html.page(html.line(self._line, muted=True))}
+        line = marked(progress)
+        drawn = html.draw(Document((Paragraph(line, is_note=True),)))
+        data = {"text/plain": plain(line), "text/html": drawn}
         if self._handle is None:
             show: Any = ipython.display
             self._handle = show(data, raw=True, display_id=True)

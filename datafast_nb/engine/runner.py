@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datafast_nb.engine import flow
-from datafast_nb.engine.context import RunContext, Stopped
+from datafast_nb.engine.context import RunContext, RunSettings, Stopped
 from datafast_nb.engine.events import RunFinished, RunStarted, StepFinished, StepStarted
 from datafast_nb.engine.limits import BudgetSpent
 from datafast_nb.engine.llmstage import LLMStage
@@ -20,13 +20,16 @@ from datafast_nb.errors import (
     RunInterrupted,
     SinkError,
 )
+from datafast_nb.estimate_basis import keep_figures
 from datafast_nb.graph import Node
 from datafast_nb.lineage import Parents, Table
 from datafast_nb.records import Record, column_names
-from datafast_nb.results import Result, RunInfo, StepRun, remember
+from datafast_nb.results import Result, RunInfo, remember
+from datafast_nb.runs import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.sampling import Sample
+from datafast_nb.validate import CompiledPipeline
 
 GRACE_S = 1.0
 """After an interrupt, calls in flight have this long to arrive and be kept."""
@@ -73,7 +76,8 @@ class Runner:
             self._keep_finished()
         except Exception:
             info.status = "failed"
-            remember(Result([], info))  # what came before the error is in its steps
+            if not ctx.settings.dry:
+                remember(Result([], info))  # what came before the error is in its steps
             ctx.bus.emit(RunFinished(info.status, 0))
             raise
         finally:
@@ -96,7 +100,7 @@ class Runner:
         nodes = [c.node for c in ctx.compiled.nodes]
         last = len(nodes) - 1 if ctx.settings.stop_after is None else ctx.settings.stop_after
         nodes = nodes[: last + 1]
-        limited = limit_index(nodes, ctx)
+        limited = limit_index(nodes, ctx.compiled, ctx.settings)
         with_ids = (
             any(isinstance(n.step, (LLMStep, ChoiceStep)) for n in nodes)
             or ctx.settings.pick != "first"
@@ -162,7 +166,7 @@ class Runner:
                 need = settings.limit
         if isinstance(node.step, Sample) and not is_limited:
             need = node.step.needs()
-        if need == 0:
+        if need == 0 and isinstance(self._steps[-2].step, (ChunkStep, SourceStep)):
             self._limited = self._limited or is_limited
             return Table([], True, [])
         table, ended = flow.gather(chunks, need)
@@ -354,7 +358,7 @@ class Runner:
                 else self._matching(table, settings.where, ())
             )
             kept = table.take(chosen)
-            self._set_source(run, kept)
+            self._set_source(run, kept, chosen)
             yield kept
             return
         first = settings.one or 0
@@ -364,12 +368,14 @@ class Runner:
         if settings.one is not None and len(table) < n:
             raise IndexError(f"run_one({settings.one}): the source has only {len(table)} records")
         self._limited = not ended
-        kept = table.take(range(first, min(n, len(table))))
-        self._set_source(run, kept)
+        rows = range(first, min(n, len(table)))
+        kept = table.take(rows)
+        self._set_source(run, kept, rows)
         if len(kept):
             yield kept
 
-    def _set_source(self, run: StepRun, kept: Table) -> None:
+    def _set_source(self, run: StepRun, kept: Table, rows: Sequence[int]) -> None:
+        run.rows = rows
         run.parents = type(run.parents)()
         run.parents.add(0, len(kept), None)
         run.n_out = len(kept)
@@ -415,6 +421,8 @@ class Runner:
         if not ctx.settings.dry:
             remember(result)  # before anything can go wrong with a file
             try:
+                if ctx.running_scheduler is not None:
+                    keep_figures(ctx.memo, self._steps)
                 write_sinks(ctx, info, self._steps, is_complete=info.status == "complete")
             except KeyboardInterrupt as exc:
                 info.status = "interrupted"
@@ -449,15 +457,16 @@ def _has(record: Record, values: dict[str, Any]) -> bool:
     return all(k in record and record[k] == v for k, v in values.items())
 
 
-def limit_index(nodes: Sequence[Node], ctx: RunContext) -> int | None:
+def limit_index(
+    nodes: Sequence[Node], compiled: CompiledPipeline, settings: RunSettings
+) -> int | None:
     """Index of the node at whose entry the limit applies (0: the source's output)."""
-    settings = ctx.settings
     if settings.limit is None and settings.one is None and settings.where is None:
         return None
     if settings.limit_at == "source":
         return 0
     if settings.limit_at is not None:
-        return ctx.compiled.index(settings.limit_at)
+        return compiled.index(settings.limit_at)
     for i, node in enumerate(nodes):
         if isinstance(node.step, LLMStep):
             return i

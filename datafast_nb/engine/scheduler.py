@@ -36,6 +36,7 @@ from datafast_nb.engine.loop import engine_loop
 from datafast_nb.errors import LLMError, MemoError
 from datafast_nb.models.base import FATAL, RETRYABLE, Message, Model, Request, Response
 from datafast_nb.models.pricing import Price, price_of
+from datafast_nb.models.tally import note_call
 from datafast_nb.models.transport import use_transport
 from datafast_nb.steps.outputs import REASKABLE, Unusable, verdict_of_finish
 from datafast_nb.store.memo import Memo, Reply
@@ -221,6 +222,7 @@ class Scheduler:
                             response = await lane.model.complete(request)
                 except LLMError as exc:
                     lost = self._lost_usd(lane, request, exc)
+                    note_call(lane.model, lost, failed=True)
                     call.usd += lost
                     call.wasted_usd += lost
                     self.budget.settle(reserved, lost if lost == lost else 0.0)
@@ -267,6 +269,8 @@ class Scheduler:
             said = f"{lane.model.name}: the model cancelled its own call"
             self._fail(call, LLMError(said, kind="error", model=lane.model.name))
         except BaseException as exc:  # a model's own mistake: a failed call, not a hung run
+            if reserved is not None:  # it was sent, and no reply has been counted
+                note_call(lane.model, 0.0, failed=True)
             error = LLMError(
                 f"{lane.model.name}: {type(exc).__name__}: {exc}",
                 kind="error",
@@ -316,6 +320,7 @@ class Scheduler:
         call.input_tokens += reply.input_tokens or 0
         call.output_tokens += reply.output_tokens or 0
         usd = reply_usd(lane.price, reply)
+        note_call(lane.model, usd)
         call.usd += usd
         if bad is not None:
             call.wasted_usd += usd

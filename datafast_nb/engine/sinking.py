@@ -8,7 +8,8 @@ from typing import Any
 from datafast_nb.engine.context import RunContext
 from datafast_nb.errors import MemoError
 from datafast_nb.lineage import Table
-from datafast_nb.results import RunInfo, StepRun
+from datafast_nb.results import RunInfo
+from datafast_nb.runs import StepRun
 from datafast_nb.steps.base import SinkStep
 
 

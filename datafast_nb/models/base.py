@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import Document
 from datafast_nb.errors import LLMError
+from datafast_nb.models.card import model_line, model_view
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -78,7 +80,7 @@ FATAL = frozenset({"auth", "not_found", "quota", "replay_miss"})
 Self = TypeVar("Self", bound="Model")
 
 
-class Model:
+class Model(Shown):
     """Base class of models: configuration only. Building one needs no key and opens nothing."""
 
     provider: str = "custom"
@@ -147,31 +149,9 @@ class Model:
             setattr(new, key, value)
         return new
 
-    def view(self) -> views.CardView:
+    def view(self) -> Document:
         """Plain data for display; of the key only whether it is there."""
-        from datafast_nb.models.pricing import price_of, prices_version
-
-        price = price_of(self)
-        if price is None:
-            cost = "unknown; give price=(input, output) in dollars per million tokens"
-        elif price.is_free:
-            cost = "free"
-        else:
-            cost = (
-                f"{views.usd(price.input_per_mtok_usd)} in, {views.usd(price.output_per_mtok_usd)} out "
-                f"per million tokens ({price.source or prices_version()})"
-            )
-        missing = self.missing_key()
-        facts = [("provider", self.provider), ("price", cost)]
-        if self.endpoint:
-            facts.append(("endpoint", self.endpoint))
-        facts.append(("key", f"{missing} is missing" if missing else "not needed or set"))
-        if self.parallel is not None:
-            facts.append(("in flight", f"at most {self.parallel}"))
-        return views.CardView(f"{type(self).__name__}: {self.name}", tuple(facts))
+        return model_view(self)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, provider={self.provider!r})"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.card(self.view()), "text/html": html.card(self.view())}
+        return model_line(self)

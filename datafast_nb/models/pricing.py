@@ -60,7 +60,7 @@ class TokenCounts(Protocol):
         """Part of `input_tokens` read from the provider's prompt cache."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Price:
     """List price of a model, in US dollars per million tokens."""
 
@@ -96,6 +96,28 @@ class Price:
     def is_free(self) -> bool:
         """No token costs anything."""
         return self.input_per_mtok_usd == 0 and self.output_per_mtok_usd == 0
+
+    def __repr__(self) -> str:
+        source = f", {self.source}" if self.source else ""
+        return f"Price({self.in_words()}{source})"
+
+    def in_words(self) -> str:
+        """Prices as the provider lists them: "$0.15 in, $0.60 out per 1M tokens"."""
+        if self.is_free:
+            return "free"
+        parts = [f"{list_usd(self.input_per_mtok_usd)} in"]
+        if self.cached_input_per_mtok_usd is not None:
+            parts.append(f"{list_usd(self.cached_input_per_mtok_usd)} cached")
+        parts.append(f"{list_usd(self.output_per_mtok_usd)} out per 1M tokens")
+        return ", ".join(parts)
+
+
+def list_usd(value: float) -> str:
+    """A listed price, every digit of it: "$0.60", "$1.25", "$0.075", "$15"."""
+    if value == round(value):
+        return f"${value:,.0f}"
+    digits = f"{value:.10f}".rstrip("0")
+    return f"${value:,.2f}" if len(digits.partition(".")[2]) <= 2 else f"${digits}"
 
 
 def as_price(price: Price | tuple[float, float] | None) -> Price | None:

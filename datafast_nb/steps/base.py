@@ -10,7 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display import formats
+from datafast_nb.display.functions import condition_text
+from datafast_nb.display.settings import setting_body
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import Block, Document, Fact, Facts, Head
+from datafast_nb.models.wire import Secret
+from datafast_nb.options import options
 from datafast_nb.records import Record
 
 if TYPE_CHECKING:
@@ -54,7 +60,7 @@ def caller_site() -> Site | None:
 AnyStep = TypeVar("AnyStep", bound="Step")
 
 
-class Step:
+class Step(Shown):
     """Base class of all steps. Subclass it and write `process` for a step of your own.
 
     Attributes
@@ -108,6 +114,11 @@ class Step:
         """The given name, else the class name."""
         return self._name or type(self).__name__
 
+    @property
+    def is_named(self) -> bool:
+        """Whether a user gave the step its name."""
+        return self._name is not None
+
     def kind_name(self) -> str:
         """Small word for automatic names: "source", "filter", "llmstep"."""
         return self.kind or type(self).__name__.lower()
@@ -139,39 +150,72 @@ class Step:
             "and call .run() for records, .preview() for a look"
         )
 
-    def view(self) -> views.CardView:
-        """Plain data for display: what it does, and its settings that are not the defaults."""
-        facts = [("does", views.described(self))] if views.described(self) else []
+    def view(self) -> Document:
+        """Plain data for display: what it does, its settings, the columns it reads and adds."""
+        return Document((self.view_head(), *self.view_body()))
+
+    def view_head(self) -> Head:
+        """First line of the card: the name, and what kind of step it is."""
+        kind = self.maker_name()
+        said = formats.cell(formats.described(self))
+        words = [kind] if self._name else []
+        return Head(
+            formats.cell(self._name or kind, formats.MAX_NAME),
+            (" · ".join([*words, *([said] if said else [])]),),
+        )
+
+    def maker_name(self) -> str:
+        """What a user writes to make such a step: "Filter", "Source.list"."""
+        return type(self).__name__
+
+    def view_body(self) -> tuple[Block, ...]:
+        """What the card shows below its first line."""
+        facts = [*self.view_columns(), *self.view_settings()]
+        return (Facts(tuple(facts), is_ruled=True),) if facts else ()
+
+    def view_columns(self) -> list[Fact]:
+        """Columns that the step reads and adds, where they are known."""
+        out = []
+        for label, names in (("reads", self.inputs), ("adds", self.outputs)):
+            if names:
+                out.append(Fact(label, (formats.some_names([str(n) for n in names]),)))
+        for label, renamed in (
+            ("renames in", self.input_mappings),
+            ("renames out", self.output_mappings),
+        ):
+            if renamed:
+                pairs = [f"{a} → {b}" for a, b in renamed.items()]
+                out.append(Fact(label, (formats.some_names(pairs),)))
+        return out
+
+    def view_settings(self) -> list[Fact]:
+        """Settings that are not the defaults."""
         try:
-            facts += [(k, _setting(v)) for k, v in self.config().items() if self._is_set(k, v)]
+            settings = {k: v for k, v in self.config().items() if self._is_set(k, v)}
         except Exception as exc:  # a user's own config()
-            facts.append(("settings", views.error_text(exc)))
-        head = f"{type(self).__name__} {self._name!r}" if self._name else type(self).__name__
-        return views.CardView(head, tuple(facts))
+            return [Fact("settings", (formats.error_text(exc),))]
+        said = formats.described(self)
+        return [
+            Fact(formats.cell(name, formats.MAX_NAME), setting_body(name, value, Secret().redact))
+            for name, value in settings.items()
+            if not (inspect.isroutine(value) and (condition_text(value) or "?") in said)
+        ]
 
     def _is_set(self, name: str, value: Any) -> bool:
         known = inspect.signature(type(self).__init__).parameters.get(name)
-        if value is None or (isinstance(value, (str, list, dict)) and not value):
+        if name in _COLUMN_SETTINGS or value is None:
+            return False
+        if isinstance(value, (str, list, dict)) and not value:
             return False
         return known is None or not (type(value) is type(known.default) and value == known.default)
 
     def __repr__(self) -> str:
-        detail = views.described(self)
+        detail = formats.described(self)
         name = f" {self._name!r}" if self._name else ""
-        return views.cell(f"<{type(self).__name__}{name}{': ' + detail if detail else ''}>")
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": text.card(self.view()), "text/html": html.card(self.view())}
+        return formats.cell(f"<{self.maker_name()}{name}{': ' + detail if detail else ''}>")
 
 
-def _setting(value: Any) -> str:
-    """A setting as people read it: functions and objects by name, never by address."""
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value[:20])) + (", …" if len(value) > 20 else "")
-    if isinstance(value, type) or inspect.isroutine(value):
-        return str(getattr(value, "__name__", type(value).__name__))
-    shown = views.cell(value)
-    return type(value).__name__ if " object at 0x" in shown else shown
+_COLUMN_SETTINGS = frozenset({"inputs", "outputs", "input_mappings", "output_mappings"})
 
 
 class SourceStep(Step):
@@ -180,6 +224,8 @@ class SourceStep(Step):
     kind = "source"
     from_frame: ClassVar[bool] = False
     """Values come from a pandas DataFrame: NaN means missing."""
+    in_memory: ClassVar[bool] = False
+    """The rows are in this process already."""
 
     def read(self, chunk: int) -> Iterator[Sequence[Any]]:
         """Raw rows in pieces of at most `chunk`, lazily, from the start each time. Raises SourceError."""
@@ -205,10 +251,19 @@ class SourceStep(Step):
         """Changes when what `read` gives may have changed."""
         return ""
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        from datafast_nb.pipeline import Pipeline  # upward: shown as the pipeline it starts
+    def is_near(self) -> bool:
+        """Whether a look at the columns and the first rows is cheap, local and allowed."""
+        return self.in_memory or options.preview_on_display == "auto"  # `read` may be the user's
 
-        return Pipeline([self])._repr_mimebundle_(include, exclude)
+    def first_rows(self, k: int) -> Sequence[Any]:
+        """The first `k` rows, for display; asked for where `is_near`."""
+        return list(next(iter(self.read(k)), ()))[:k]
+
+    def view(self) -> Document:
+        """Plain data for display: where the rows come from, and the first of them."""
+        from datafast_nb.steps.source_view import source_view  # above: it draws rows
+
+        return source_view(self)
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(
@@ -258,6 +313,18 @@ class SinkStep(Step):
     """A step that writes the records out and passes them on."""
 
     kind = "sink"
+
+    def maker_name(self) -> str:
+        """What a user writes to make it: "Sink.jsonl"; of a sink of the user's own its class."""
+        own = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
+        name = type(self).__name__
+        return f"Sink.{name.removesuffix('Sink').lower()}" if own else name
+
+    def view_body(self) -> tuple[Block, ...]:
+        """Where it writes, and what stands there now."""
+        from datafast_nb.steps.sink_view import sink_blocks  # above: it knows the formats
+
+        return sink_blocks(self)
 
     def write(self, records: Sequence[Record], *, suffix: str = "") -> str:
         """Write all records, all or nothing; returns where they are.

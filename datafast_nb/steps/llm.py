@@ -13,6 +13,7 @@ from hashlib import blake2b
 from itertools import product
 from typing import Any, ClassVar, Literal
 
+from datafast_nb.display.views import Fact, Head
 from datafast_nb.models.base import Message, Model, Request
 from datafast_nb.records import Record, canonical_json
 from datafast_nb.steps.base import Step
@@ -26,6 +27,7 @@ from datafast_nb.steps.expansion import (
     positive_int,
     temperature_list,
 )
+from datafast_nb.steps.llm_view import SHOWN, llm_facts, llm_head
 from datafast_nb.steps.outputs import OutputSpec, Unusable
 from datafast_nb.steps.prompts import Template
 from datafast_nb.steps.sampling import Sample
@@ -211,6 +213,17 @@ class LLMStep(Step):
             parts.append(f"{per_record} calls a record")
         parts.append("→ " + ", ".join(self.spec.columns))
         return ", ".join(parts)
+
+    def view_head(self) -> Head:
+        """First line of the card: models, columns read and written."""
+        return llm_head(self, self.name)
+
+    def view_columns(self) -> list[Fact]:
+        """Prompts, models, outputs, and how many calls a record takes."""
+        return llm_facts(self)
+
+    def _is_set(self, name: str, value: Any) -> bool:
+        return name not in SHOWN and super()._is_set(name, value)
 
     def config(self) -> dict[str, Any]:
         """Settings that decide the answers."""

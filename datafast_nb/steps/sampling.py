@@ -16,12 +16,36 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import Any
 
+from datafast_nb.display import formats
+from datafast_nb.display.settings import setting_text
+from datafast_nb.display.views import (
+    AnyCell,
+    Block,
+    Cell,
+    Column,
+    Fact,
+    Facts,
+    Head,
+    Paragraph,
+    Row,
+    Table,
+    Value,
+    muted,
+)
 from datafast_nb.records import Record
 from datafast_nb.steps.base import ChoiceStep
 
 STEP_STRATEGIES = ("uniform", "first", "last", "systematic")
 ITEM_STRATEGIES = ("uniform", "first", "last", "systematic", "weighted")
 _RANDOM = ("uniform", "weighted")
+_STRATEGIES = {
+    "uniform": "uniform: each with the same chance",
+    "first": "first: from the start",
+    "last": "last: from the end",
+    "systematic": "systematic: evenly spread",
+    "weighted": "weighted: with chances in proportion to the weights",
+}
+N_ITEMS = 5
 
 
 class Sample(ChoiceStep):
@@ -258,6 +282,45 @@ class Sample(ChoiceStep):
         if self.replace:
             parts.append("with repeats")
         return ", ".join(parts)
+
+    def view_head(self) -> Head:
+        """First line of the card: of what, how many, how chosen."""
+        what = "records" if self.is_step else "items, drawn per record"
+        name = self._name or self.maker_name()
+        kind = f"{self.maker_name()} · " if self._name else ""
+        return Head(formats.cell(name, formats.MAX_NAME), (f"{kind}{what}: {self.describe()}",))
+
+    def view_body(self) -> tuple[Block, ...]:
+        """Strategy and seed; of items the first, with their weights."""
+        facts = [Fact("strategy", (_STRATEGIES[self.strategy],))]
+        if self.strategy in _RANDOM:
+            seed = "none: a fresh choice each time" if self.seed is None else f"{self.seed}"
+            facts.append(Fact("seed", (seed,)))
+        if self.replace:
+            facts.append(Fact("repeats", ("the same one may come several times",)))
+        if self.items is None:
+            facts.append(Fact("order", ("chosen records keep theirs",)))
+            return (Facts(tuple(facts), is_ruled=True),)
+        return (Facts(tuple(facts), is_ruled=True), *self._item_blocks(self.items))
+
+    def _item_blocks(self, items: Sequence[Any]) -> list[Block]:
+        columns = [Column("", "index"), Column("item")]
+        total = sum(self.by) if self.by else 0.0
+        if self.by:
+            columns += [Column("weight", "number"), Column("share", "number")]
+        rows: list[Row] = []
+        for i, item in enumerate(items[:N_ITEMS]):
+            shown = item if isinstance(item, (str, int, float, bool)) else setting_text(item)
+            row: list[AnyCell] = [Cell((muted(str(i)),)), Value(shown)]
+            if self.by:
+                row += [Cell((f"{self.by[i]:g}",)), Cell((f"{self.by[i] / total:.0%}",))]
+            rows.append(tuple(row))
+        blocks: list[Block] = [Table(tuple(columns), tuple(rows))]
+        if len(items) > N_ITEMS:
+            blocks.append(
+                Paragraph((muted(formats.plural(len(items) - N_ITEMS, "more item")),), is_note=True)
+            )
+        return blocks
 
 
 def _unit(salt: str, token: str, index: int) -> float:

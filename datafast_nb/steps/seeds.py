@@ -6,17 +6,23 @@ import builtins
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from datafast_nb.display import formats
+from datafast_nb.display.views import Block, Document, Head
 from datafast_nb.records import Record
 from datafast_nb.steps.base import SourceStep
+from datafast_nb.steps.source_view import MAX_COLUMNS, MAX_SUMMARY, N_ROWS, rows_table
 
 
 class SeedDimension(SourceStep):
     """One axis of variation, or several joined; itself a source. Rows are made when read."""
 
     kind = "seed"
+    verb = ""
+    """Name of the maker in `Seed`."""
 
     def rows(self) -> Iterator[Record]:
         """All rows from the start, one at a time, each a new dict."""
@@ -50,10 +56,58 @@ class SeedDimension(SourceStep):
 
     def describe(self) -> str:
         """One short line: number of rows and columns."""
-        return f"{self.size():,} rows: {', '.join(self.names())}"
+        return f"{formats.number(self.size())} rows: {formats.some_names(self.names())}"
+
+    def maker_name(self) -> str:
+        """What makes such a seed: "Seed.product"."""
+        return f"Seed.{self.verb}" if self.verb else type(self).__name__
+
+    def grid(self) -> str:
+        """How the number of rows comes about: "3 topic × 4 level = 12 rows"."""
+        return f"{formats.number(self.size())} rows"
+
+    def axes(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Each column with its values, in the shares in which the rows have them."""
+        for name in self.names():
+            yield name, (row[name] for row in self.rows())
+
+    def first_rows(self, k: int) -> list[Record]:
+        """The first `k` rows."""
+        return list(islice(self.rows(), k))
+
+    def view_head(self) -> Head:
+        """First line of the card: number of rows, and what they are made of."""
+        n = self.size()
+        title = self._name or f"{formats.number(n)} row{'s' * (n != 1)}"
+        return Head(
+            formats.cell(title, formats.MAX_NAME), (f"{self.maker_name()} · {self.grid()}",)
+        )
+
+    def view_body(self) -> tuple[Block, ...]:
+        """The first rows, and above each column the distribution of its values."""
+        from datafast_nb.display.columns import column_of
+
+        columns = {}
+        for name, values in islice(self.axes(), MAX_COLUMNS):
+            looked = list(islice(values, MAX_SUMMARY))
+            made = column_of(name, looked)
+            if made.spark is None:
+                # Of an axis every value is as frequent as the next.
+                more = "+" if len(looked) == MAX_SUMMARY else ""
+                note = f"{len(looked):,}{more} value{'s' * (len(looked) != 1)}"
+                made = replace(made, note=note)
+            columns[name] = made
+        rows = self.first_rows(N_ROWS)
+        return tuple(rows_table(rows, total=self.size(), columns=columns, noun="row"))
+
+    def view(self) -> Document:
+        """Plain data for display: number of rows, what they are made of, the first of them."""
+        return Document((self.view_head(), *(self.view_body() if self.size() else ())))
 
 
 class _Values(SeedDimension):
+    verb = "values"
+
     def __init__(self, column: str, values: Sequence[Any]) -> None:
         self.column = column
         self.values = values
@@ -70,8 +124,24 @@ class _Values(SeedDimension):
     def names(self) -> list[str]:
         return [self.column]
 
+    def maker_name(self) -> str:
+        return "Seed.range" if isinstance(self.values, range) else "Seed.values"
+
+    def grid(self) -> str:
+        n = self.size()
+        words = f"{formats.number(n)} value{'s' * (n != 1)} of {self.column}"
+        if not isinstance(self.values, range) or not n:
+            return words
+        by = "" if self.values.step == 1 else f" by {self.values.step:,}"
+        return f"{words}, {self.values[0]:,} to {self.values[-1]:,}{by}"
+
+    def axes(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        yield self.column, self.values
+
 
 class _Expand(SeedDimension):
+    verb = "expand"
+
     def __init__(self, parent: str, child: str, pairs: list[tuple[Any, list[Any]]]) -> None:
         self.parent = parent
         self.child = child
@@ -88,11 +158,19 @@ class _Expand(SeedDimension):
     def names(self) -> list[str]:
         return [self.parent, self.child]
 
+    def grid(self) -> str:
+        n = self.size()
+        return (
+            f"{len(self.pairs):,} {self.parent} with {n:,} {self.child} in all = "
+            f"{n:,} row{'s' * (n != 1)}"
+        )
+
 
 class _Joined(SeedDimension):
     """Several dimensions; what to do with them is in the subclasses."""
 
-    verb = ""
+    sign = ""
+    """Stands between the sizes of the dimensions."""
 
     def __init__(self, dimensions: tuple[SeedDimension, ...]) -> None:
         _check_dimensions(self.verb, dimensions)
@@ -100,6 +178,20 @@ class _Joined(SeedDimension):
 
     def names(self) -> list[str]:
         return [name for dimension in self.dimensions for name in dimension.names()]
+
+    def grid(self) -> str:
+        sizes = [f"{formats.number(d.size())} {' + '.join(d.names())}" for d in self.dimensions]
+        n = self.size()
+        total = f"{formats.number(n)} row{'s' * (n != 1)}"
+        if len(sizes) == 1:
+            return total
+        more = [f"… +{len(sizes) - 8:,}"] if len(sizes) > 8 else []
+        return f"{self.sign.join([*sizes[:8], *more])} = {total}"
+
+    def axes(self) -> Iterator[tuple[str, Iterable[Any]]]:
+        # In a product each value of an axis stands in as many rows as every other.
+        for dimension in self.dimensions:
+            yield from dimension.axes()
 
     def config(self) -> dict[str, Any]:
         """Settings of all dimensions, for fingerprints."""
@@ -109,6 +201,7 @@ class _Joined(SeedDimension):
 
 class _Product(_Joined):
     verb = "product"
+    sign = " × "
 
     def rows(self) -> Iterator[Record]:
         *outer, last = self.dimensions
@@ -122,6 +215,7 @@ class _Product(_Joined):
 
 class _Zip(_Joined):
     verb = "zip"
+    sign = " with "
 
     def __init__(self, dimensions: tuple[SeedDimension, ...]) -> None:
         super().__init__(dimensions)

@@ -18,6 +18,7 @@ from typing import IO, Any, BinaryIO, NoReturn
 import orjson
 
 from datafast_nb.errors import SinkError
+from datafast_nb.options import shown_path
 from datafast_nb.records import FLAT_TYPES, Record, column_names, copy_record
 from datafast_nb.steps.base import SinkStep
 from datafast_nb.store.files import atomic_write, open_binary, packed, partial_path
@@ -105,8 +106,8 @@ class FileSink(SinkStep):
         return path
 
     def describe(self) -> str:
-        """Path as written."""
-        return self.file
+        """Path, relative inside the project."""
+        return shown_path(self.file)
 
     def _names(self, records: Sequence[Record]) -> list[str]:
         """Columns to write, in order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import copy
 import csv
 import os
 import zlib
@@ -10,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NoReturn
 
+from datafast_nb.display import formats
+from datafast_nb.display.settings import setting_body
+from datafast_nb.display.views import Fact
 from datafast_nb.errors import SourceError
 from datafast_nb.options import shown_path
 from datafast_nb.records import Record
@@ -25,7 +30,8 @@ from datafast_nb.store.files import (
     read_lines,
 )
 
-COLUMN_ROWS = 1_000  # rows of a JSON file that are read to learn its columns
+COLUMN_ROWS = 1_000  # rows of a file that are read to learn its columns, or their types
+MAX_QUICK_BYTES = 1_000_000  # of a csv file that is read whole for a look at its first records
 _READ_ERRORS = (OSError, EOFError, UnicodeError, zlib.error)
 _EXTENSIONS = {
     ".jsonl": "jsonl",
@@ -39,6 +45,8 @@ _EXTENSIONS = {
     ".text": "txt",
 }
 _TABLE_KEYS = ("records", "data", "rows")  # a JSON object may hold its array under one of these
+_MOST_BYTES = {"json": 1 << 20, "parquet": 64 << 20}
+"""Files up to which the first rows are cheap, where they cannot be streamed."""
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "txt")
 _CSV_DIALECT = (
     "delimiter",
@@ -148,6 +156,22 @@ class FileSource(SourceStep):
         except _READ_ERRORS as exc:
             self._fail(exc)
 
+    def quick(self) -> FileSource:
+        """The source for a look at its first records: a large csv file is not read whole.
+
+        The types of its columns are then those of the first 1,000 rows.
+        """
+        if self.format not in ("csv", "tsv"):
+            return self
+        version = self.version()
+        if self._types is not None and self._types[0] == version:
+            return self
+        if os.stat(self._path()).st_size <= MAX_QUICK_BYTES:
+            return self
+        made = copy.copy(self)
+        made._types = (version, self._table().conversions(COLUMN_ROWS))
+        return made
+
     def place(self, index: int) -> str:
         """Where record `index` stands; counts the lines of a JSON Lines file for it."""
         where = f"file {self.file}"
@@ -169,6 +193,36 @@ class FileSource(SourceStep):
     def describe(self) -> str:
         """Path, relative inside the project."""
         return shown_path(self.file)
+
+    def maker_name(self) -> str:
+        """What makes such a source."""
+        return "Source.file"
+
+    def is_near(self) -> bool:
+        """Whether the first rows can be read without most of the file."""
+        most = _MOST_BYTES.get(self.format)
+        try:
+            return most is None or os.path.getsize(self._path()) <= most
+        except OSError:
+            return True  # reading will say what is wrong
+
+    def first_rows(self, k: int) -> list[Record]:
+        """The first `k` records."""
+        self._check()
+        try:
+            if self.format == "parquet":
+                return next(self._parquet().rows(k), [])
+            return list(islice(self.quick()._rows(), k))
+        except _READ_ERRORS as exc:
+            self._fail(exc)
+
+    def view_settings(self) -> list[Fact]:
+        """Format, size, and what was said about reading it."""
+        words = self.format
+        with contextlib.suppress(OSError):
+            words += f", {formats.file_size(os.path.getsize(self._path()))}"
+        given = [Fact(name, setting_body(name, value)) for name, value in self.options.items()]
+        return [Fact("format", (words,)), *given]
 
     def _rows(self) -> Iterator[Record]:
         if self.format == "jsonl":

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from itertools import count
 from typing import Any
 
+from datafast_nb.display.views import Fact
 from datafast_nb.errors import RecordError, SourceError
 from datafast_nb.records import Record, canonical_json, column_names
 from datafast_nb.steps.base import SourceStep
@@ -19,6 +20,8 @@ _DICT_ONLY = frozenset({dict})
 
 class ListSource(SourceStep):
     """Records of a list. The list is copied, the dicts in it are not."""
+
+    in_memory = True
 
     def __init__(self, records: Sequence[Any]) -> None:
         if not isinstance(records, (list, tuple)):
@@ -69,6 +72,14 @@ class ListSource(SourceStep):
         """Differs for every list given to Source.list in this process."""
         return f"list {self._serial}"
 
+    def maker_name(self) -> str:
+        """What makes such a source."""
+        return "Source.list"
+
+    def view_settings(self) -> list[Fact]:
+        """No settings."""
+        return []
+
     def describe(self) -> str:
         """Number of records."""
         return f"list of {len(self._records):,}"
@@ -78,6 +89,7 @@ class FrameSource(SourceStep):
     """Rows of a pandas DataFrame as it is now; missing values become None, the index is dropped."""
 
     from_frame = True
+    in_memory = True
 
     def __init__(self, frame: Any) -> None:
         pandas = sys.modules.get("pandas")
@@ -138,6 +150,14 @@ class FrameSource(SourceStep):
     def version(self) -> str:
         """Differs for every frame given to Source.dataframe in this process."""
         return f"frame {self._serial}"
+
+    def maker_name(self) -> str:
+        """What makes such a source."""
+        return "Source.dataframe"
+
+    def view_settings(self) -> list[Fact]:
+        """No settings."""
+        return []
 
     def describe(self) -> str:
         """Shape of the frame."""

@@ -8,11 +8,14 @@ from itertools import compress
 from operator import length_hint, not_
 from typing import Any, NoReturn
 
+from datafast_nb.display import formats
+from datafast_nb.display.functions import condition_text, function_text
 from datafast_nb.errors import RecordError
 from datafast_nb.records import Record, Where, copy_record
 from datafast_nb.steps.base import ChunkStep
 
 _SHOWN_CHARS = 200
+MAX_DESCRIBED = 80
 _DICT_ONLY = frozenset({dict})
 _BOOL_ONLY = frozenset({bool})
 
@@ -46,8 +49,8 @@ class Map(ChunkStep):
         return out, None, True
 
     def describe(self) -> str:
-        """Name of the function."""
-        return _function_name(self.fn)
+        """The function: its name, or the lambda as it was written."""
+        return formats.cell(function_text(self.fn), MAX_DESCRIBED)
 
 
 class FlatMap(ChunkStep):
@@ -98,8 +101,8 @@ class FlatMap(ChunkStep):
         return out, parents, True
 
     def describe(self) -> str:
-        """Name of the function."""
-        return _function_name(self.fn)
+        """The function: its name, or the lambda as it was written."""
+        return formats.cell(function_text(self.fn), MAX_DESCRIBED)
 
 
 class Filter(ChunkStep):
@@ -147,8 +150,9 @@ class Filter(ChunkStep):
         return out, parents, False
 
     def describe(self) -> str:
-        """What is kept or dropped, by the function's name."""
-        return f"{'keep' if self.keep else 'drop'} where {_function_name(self.fn)}"
+        """What is kept or dropped, by the function's name, or what its lambda says."""
+        said = condition_text(self.fn) or _function_name(self.fn)
+        return f"{'keep' if self.keep else 'drop'} where {formats.cell(said, MAX_DESCRIBED)}"
 
 
 def _call(

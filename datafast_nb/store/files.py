@@ -244,10 +244,15 @@ class CsvTable:
                     f"{self.path}, record {index}: a cell does not fit dtype= ({exc})"
                 ) from exc
 
-    def conversions(self) -> list[Conversion]:
-        """What turns the text of a cell into its value, for each column. Reads the whole file."""
+    def conversions(self, n_rows: int | None = None) -> list[Conversion]:
+        """What turns the text of a cell into its value, for each column.
+
+        Reads the whole file, or its first `n_rows`.
+        """
         cells = self._cells()
         names = next(cells)
+        if n_rows is not None:
+            cells = islice(cells, n_rows)
         for name in self.dtype if isinstance(self.dtype, Mapping) else ():
             if name not in names:
                 raise SourceError(

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Protocol
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display import formats
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import (
+    AnyCell,
+    Cell,
+    Column,
+    Document,
+    Head,
+    Inline,
+    Line,
+    Mark,
+    Paragraph,
+    Row,
+    Table,
+)
 
 
 class CallFigures(Protocol):
@@ -21,6 +36,7 @@ class CallFigures(Protocol):
     input_tokens: int
     output_tokens: int
     attempts: int
+    latency_s: float
 
 
 @dataclass
@@ -29,8 +45,12 @@ class LedgerLine:
 
     step: str
     model: str
+    n_calls: int = 0
+    """Asked in this run, answered from disk, or known from disk to fail."""
     new: int = 0
+    """Calls asked in this run, usable or not."""
     answered: int = 0
+    """Calls answered from disk."""
     failed: int = 0
     input_tokens: int = 0
     """Tokens of new calls."""
@@ -41,10 +61,13 @@ class LedgerLine:
     """Answers that were on disk, at the price of asking today."""
     wasted_usd: float = 0.0
     """Part of `paid_usd` that bought no usable answer."""
+    median_s: float | None = None
+    """Median time of a reply, new or from disk; None: no reply, or not one step's."""
 
     def add(self, other: LedgerLine) -> None:
-        """Add another line's figures."""
+        """Add another line's figures; the median is of one line alone and is dropped."""
         for name in (
+            "n_calls",
             "new",
             "answered",
             "failed",
@@ -55,13 +78,16 @@ class LedgerLine:
             "wasted_usd",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.median_s = None
 
 
 @dataclass(repr=False)
-class Ledger:
+class Ledger(Shown):
     """The bill of a run: one line per step and model, and their total."""
 
-    lines: list[LedgerLine]
+    lines: list[LedgerLine] = field(default_factory=list)
+    prices: str = ""
+    """The prices that the dollars are made of, in words; "" where they are not at hand."""
 
     @property
     def total(self) -> LedgerLine:
@@ -88,12 +114,21 @@ class Ledger:
 
     @classmethod
     def of(cls, calls: Iterable[CallFigures]) -> Ledger:
-        """The ledger of some calls."""
+        """The ledger of some calls. One pass; a microsecond a call."""
         lines: dict[tuple[str, str], LedgerLine] = {}
+        latencies: dict[tuple[str, str], list[float]] = {}
         for call in calls:
-            if call.status in ("pending", "not_asked"):
+            # A run may end while a call that was sent waits for its next attempt.
+            if call.status in ("pending", "not_asked") and not call.attempts:
                 continue
-            line = lines.setdefault((call.step, call.model), LedgerLine(call.step, call.model))
+            spot = (call.step, call.model)
+            line = lines.get(spot)
+            if line is None:
+                line = lines[spot] = LedgerLine(*spot)
+                latencies[spot] = []
+            line.n_calls += 1
+            if call.latency_s:
+                latencies[spot].append(call.latency_s)
             usd = math.nan if call.usd is None else call.usd
             if call.status == "answered":
                 line.answered += 1
@@ -107,26 +142,84 @@ class Ledger:
                 line.output_tokens += call.output_tokens
                 line.paid_usd += usd
                 line.wasted_usd += call.wasted_usd if call.usd is not None else math.nan
+        for spot, line in lines.items():
+            line.median_s = median(latencies[spot]) if latencies[spot] else None
         return cls(list(lines.values()))
 
-    def view(self) -> views.TableView:
-        """Plain data for display."""
-        lines = [*self.lines, self.total] if len(self.lines) != 1 else self.lines
-        return views.TableView(
-            title="ledger (list price)",
-            columns=("step", "model", "new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"),
-            rows=tuple(
-                (
-                    x.step, x.model, x.new, x.answered, x.failed, x.input_tokens, x.output_tokens,
-                    views.usd(x.paid_usd), views.usd(x.saved_usd), views.usd(x.wasted_usd),
-                )
-                for x in lines
-            ),
-            right=frozenset({"new", "answered", "failed", "in tokens", "out tokens", "paid", "saved", "wasted"}),
-        )  # fmt: skip
+    @classmethod
+    def joined(cls, ledgers: Iterable[Ledger]) -> Ledger:
+        """One ledger with the lines of all."""
+        return cls([replace(line) for ledger in ledgers for line in ledger.lines])
 
-    def __repr__(self) -> str:
-        return text.table(self.view())
+    def view(self) -> Document:
+        """The bill as a table."""
+        if not self.lines:
+            return Document((Head("No calls", ("no model was asked",)),))
+        head = Head(formats.plural(self.total.n_calls, "call"), money_of(self.total))
+        return Document((head, ledger_table(self), self.basis))
 
-    def _repr_html_(self) -> str:
-        return html.page(html.table(self.view()))
+    @property
+    def basis(self) -> Paragraph:
+        """What the dollars are made of, as a note."""
+        wasted = " Wasted: replies that gave no record." if self.wasted_usd != 0 else ""
+        return Paragraph((f"{self.prices or 'List prices.'}{wasted}",), is_note=True)
+
+
+def dollars(value: float, n_calls: int) -> str:
+    """Dollars of some calls: "free" where they cost nothing, "unknown" without a price."""
+    return "free" if value == 0 and n_calls else formats.usd(value)
+
+
+def money_of(line: LedgerLine) -> Line:
+    """What was paid, saved and wasted, in words; parts that are nothing are left out."""
+    parts = []
+    if line.new:
+        paid = dollars(line.paid_usd, line.new)
+        parts.append(paid if paid == "free" else f"paid {paid}")
+    if line.answered and line.saved_usd != 0:
+        parts.append(f"saved {formats.usd(line.saved_usd)}")
+    if line.wasted_usd != 0:
+        parts.append(f"wasted {formats.usd(line.wasted_usd)}")
+    return (" · ".join(parts),) if parts else ()
+
+
+def ledger_table(ledger: Ledger) -> Table:
+    """The lines of a ledger and, where there are several, their total."""
+    lines = ledger.lines
+    # A step that asks several models has a line for each.
+    has_models = len({line.model for line in lines}) > 1
+    columns = [Column("step", "word"), *([Column("model", "word")] if has_models else [])]
+    figures = ("memo", "new", "tokens in", "out", "paid", "saved", "wasted", "median")
+    columns += [Column(name, "number") for name in figures]
+    total = _row(ledger.total, has_models) if len(lines) > 1 else None
+    return Table(tuple(columns), tuple(_row(line, has_models) for line in lines), total)
+
+
+def _row(line: LedgerLine, has_models: bool) -> Row:
+    cells: list[AnyCell] = [_cell(formats.cell(line.step, formats.MAX_NAME))]
+    if has_models:
+        cells.append(_cell(formats.cell(line.model, formats.MAX_NAME)))
+    cells += [
+        _cell(_measured(line.answered)),
+        _cell(_measured(line.new)),
+        _cell(formats.amount(line.input_tokens) if line.new else "–"),
+        _cell(formats.amount(line.output_tokens) if line.new else "–"),
+        _cell(dollars(line.paid_usd, line.new) if line.new else "–"),
+        _cell("–" if line.saved_usd == 0 else formats.usd(line.saved_usd)),
+        _cell("–" if line.wasted_usd == 0 else formats.usd(line.wasted_usd)),
+        _cell("" if line.median_s is None else formats.seconds(line.median_s)),
+    ]
+    if not line.failed:
+        return tuple(cells)
+    failed: tuple[Inline, ...] = (Mark("failed"), f" {line.failed:,} failed")
+    first = cells[0]
+    assert isinstance(first, Cell)
+    return (replace(first, below=(failed,)), *cells[1:])
+
+
+def _measured(n: int) -> str:
+    return f"{n:,}" if n else "–"
+
+
+def _cell(text: str) -> Cell:
+    return Cell((text,) if text else ())

@@ -16,20 +16,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from datafast_nb.display import html, text, views
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import Document
 from datafast_nb.errors import MemoError
-from datafast_nb.options import home, options
+from datafast_nb.options import home, options, shown_path
 from datafast_nb.options import mode as mode_in_force
 from datafast_nb.store import database
 from datafast_nb.store.access import Access
 from datafast_nb.store.folders import risky_folder
 from datafast_nb.store.keys import KEY_FIELDS, KEY_VERSION, RequestKeys
+from datafast_nb.store.memoinfo import MemoInfo, folder_bytes, look, most_first
 from datafast_nb.store.overflow import Overflow
 from datafast_nb.store.rows import (
     Body,
@@ -71,48 +72,7 @@ _SELECT_UNDER = (
 )
 
 
-@dataclass(frozen=True, repr=False)
-class MemoInfo:
-    """What a memo holds."""
-
-    path: Path
-    """Its folder."""
-    n_bytes: int
-    """Size of its files on disk."""
-    n_draws: int
-    n_replies: int
-    by_model: dict[str, int]
-    """"provider/model" → number of replies, most first."""
-    by_verdict: dict[str, int]
-    """Verdict → number of replies, most first."""
-    oldest: float | None
-    """Unix time of the first reply; None where there is none."""
-    newest: float | None
-    warnings: tuple[str, ...]
-    """What was warned of since it was opened."""
-
-    def view(self) -> views.CardView:
-        """Plain data for display."""
-        facts = [
-            ("folder", str(self.path)),
-            ("size", f"{self.n_bytes / 1e6:,.1f} MB"),
-            ("answers", f"{self.n_draws:,} draws, {self.n_replies:,} replies"),
-        ]
-        facts += [(name, f"{n:,}") for name, n in self.by_model.items()]
-        facts += [(f"verdict {name}", f"{n:,}") for name, n in self.by_verdict.items()]
-        for name, moment in (("oldest", self.oldest), ("newest", self.newest)):
-            if moment is not None:
-                facts.append((name, time.strftime("%d %b %Y %H:%M", time.localtime(moment))))
-        return views.CardView("Memo: the answers on disk", tuple(facts), self.warnings)
-
-    def __repr__(self) -> str:
-        return text.card(self.view())
-
-    def _repr_html_(self) -> str:
-        return html.card(self.view())
-
-
-class Memo:
+class Memo(Shown):
     """A store of paid replies, shared by threads and processes.
 
     Parameters
@@ -171,7 +131,7 @@ class Memo:
             raise
 
     def __repr__(self) -> str:
-        return f"Memo({str(self.path)!r}, mode={self.mode!r})"
+        return f"Memo({shown_path(self.path)!r}, mode={self.mode!r})"
 
     def get_many(self, wanted: Sequence[tuple[str, str]]) -> list[Draw | None]:
         """Stored draws for exact (key, label) pairs, in order; None where there is none.
@@ -321,21 +281,27 @@ class Memo:
                 by_model[model] = by_model.get(model, 0) + 1
                 by_verdict[reply.verdict] = by_verdict.get(reply.verdict, 0) + 1
                 times.append(reply.created)
-        n_bytes = 0
-        for file in self.path.iterdir():
-            with contextlib.suppress(OSError):
-                n_bytes += file.stat().st_size if file.is_file() else 0
         return MemoInfo(
             path=self.path,
-            n_bytes=n_bytes,
+            n_bytes=folder_bytes(self.path),
             n_draws=n_draws,
             n_replies=len(times),
-            by_model=_most_first(by_model),
-            by_verdict=_most_first(by_verdict),
+            by_model=most_first(by_model),
+            by_verdict=most_first(by_verdict),
             oldest=min(times, default=None),
             newest=max(times, default=None),
             warnings=tuple(self._access.said),
+            mode=self.mode,
         )
+
+    def view(self) -> Document:
+        """Plain data for display: what can be told without reading every row."""
+        return look(
+            self.path,
+            warnings=tuple(self._access.said),
+            n_waiting=sum(map(len, self._overflow.entries.values())),
+            mode=self.mode,
+        ).view()
 
     def export(self, path: str | Path, *, models: Sequence[str] | None = None) -> int:
         """Write draws to a JSON Lines file, in order of storing; returns their number.
@@ -438,10 +404,6 @@ class Memo:
 
 def _draw(key: str, labels: tuple[str, ...], body: Body) -> Draw:
     return Draw(key, labels[0], read_replies(body), labels)
-
-
-def _most_first(counts: dict[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 _opened: dict[tuple[Path, str], Memo] = {}

@@ -1,0 +1,356 @@
+"""What a run did at each step: its calls, its errors, the fates of the records."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+from datafast_nb.display import formats, views
+from datafast_nb.display.shown import Shown
+from datafast_nb.display.views import (
+    AnyCell,
+    Block,
+    Cell,
+    Column,
+    Document,
+    Head,
+    Inline,
+    Line,
+    Listing,
+    Mark,
+    Paragraph,
+    Row,
+    code,
+    muted,
+)
+from datafast_nb.lineage import Fates, Parents, Table
+from datafast_nb.models.base import Message
+from datafast_nb.records import Record
+from datafast_nb.steps.base import Step
+from datafast_nb.store.ledger import Ledger
+
+
+@dataclass(slots=True)
+class CallRow:
+    """One call of a run: a draw that was answered from disk, asked for, or failed."""
+
+    step: str
+    record: int
+    """Index of the record among the step's inputs."""
+    variant: int
+    """Place in the step's expansion."""
+    output_index: int
+    key: str
+    label: str
+    model: str
+    status: str = "pending"
+    """"answered" (from disk), "new" (asked in this run), "failed", "not_asked", "pending"."""
+    verdict: str = ""
+    error: str = ""
+    attempts: int = 0
+    """Times a request was sent in this run."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float | None = None
+    """List price of the replies; None if unknown."""
+    wasted_usd: float = 0.0
+    latency_s: float = 0.0
+    asked_at: float | None = None
+    """Unix time in seconds at which the run that asked came to this call; None: not asked."""
+    messages: tuple[Message, ...] | None = None
+    """As sent; None where a run has too many calls to keep them."""
+    text: str | None = None
+    """The raw reply."""
+    values: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but the values, which stand in the records."""
+        out = asdict(self)
+        del out["values"]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class CallError:
+    """A call that gave no usable answer."""
+
+    step: str
+    record: int
+    """Index of the record among the step's inputs."""
+    kind: str
+    error: str
+    model: str
+    key: str
+    label: str
+    text: str | None
+    """The raw reply, where one came."""
+    prompt: str | None
+    """The last message as sent, where it could be written."""
+    input: Record
+    """The record that was asked about."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a dict, in the form of the spec's metadata."""
+        out = asdict(self)
+        out["record_id"] = next(
+            (self.input[c] for c in ("_id", "id") if c in self.input), self.record
+        )
+        return out
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What a kind of failure means, and what helps."""
+
+    cause: str
+    advice: str
+    asks_again: bool = False
+    """Asking the same again may help: `retry_failed()`."""
+
+
+REMEDIES = {
+    "auth": Remedy("the key was refused", "set the right key, then run again"),
+    "not_found": Remedy("no such model", "correct the model's name or address, then run again"),
+    "quota": Remedy("the account's quota is used up", "raise the quota, then run again"),
+    "rate_limited": Remedy("too many requests", "max_concurrent=4 asks more slowly", True),
+    "timeout": Remedy("no reply in time", "a longer timeout_s= gives it more time", True),
+    "connection": Remedy("no connection", "look at the network and the address", True),
+    "server": Remedy("error of the provider's server", "it may pass by itself", True),
+    "bad_reply": Remedy("reply that is none of the API", "look at base_url= and proxies", True),
+    "bad_request": Remedy("the request was refused", "change what the message names"),
+    "too_large": Remedy("reply too large", "lower max_tokens="),
+    "refused": Remedy("the model refused", "change the prompt, or ask the same again", True),
+    "cut": Remedy("reply cut at max_tokens", "raise max_tokens="),
+    "unparsable": Remedy("reply is no JSON", 'on_error="retry" asks more often', True),
+    "wrong_schema": Remedy("reply lacks what was asked", 'on_error="retry" asks more often', True),
+    "empty": Remedy("empty reply", 'on_error="retry" asks more often', True),
+    "unreadable": Remedy("your validator raised", "mend it: the replies are on disk, run again"),
+    "prompt": Remedy("prompt cannot be written", "mend the record, or leave it out with skip_if="),
+    "replay_miss": Remedy("not in the recording", 'options.mode = "normal" asks the model'),
+    "memo": Remedy("the memo could not store it", "mend what the message says, then run again"),
+    "error": Remedy("the model's own code raised", "mend the model, then run again"),
+}
+"""By the kinds of `LLMError` and the verdicts on replies."""
+OTHER = Remedy("", "mend what the message says", True)
+
+MAX_GROUPS = 20
+MAX_REASON = 300
+MAX_EXAMPLE = 1_000
+
+
+class ErrorList(Shown, list[CallError]):
+    """The failed calls of a run."""
+
+    steps: Sequence[StepRun] = ()
+    """What ran: the calls there say what asking again would cost."""
+
+    @property
+    def groups(self) -> list[tuple[str, str, int, CallError]]:
+        """(step, kind, count, first example), most frequent first."""
+        counts = Counter((e.step, e.kind) for e in self)
+        first: dict[tuple[str, str], CallError] = {}
+        for e in self:
+            first.setdefault((e.step, e.kind), e)
+        return [(s, k, n, first[s, k]) for (s, k), n in counts.most_common()]
+
+    @property
+    def summary(self) -> Line:
+        """Records and causes in words."""
+        n_records = len({(e.step, e.record) for e in self})
+        n_causes = len({e.kind for e in self})
+        said = f"{formats.plural(n_records, 'record')}, {formats.plural(n_causes, 'cause')}"
+        if len(self) != n_records:
+            said = f"{formats.plural(len(self), 'call')} about {said}"
+        return (said,)
+
+    def view(self) -> Document:
+        """The failures by step and cause, and what to do about each."""
+        if not self:
+            return Document((Head("No failed calls"),))
+        title = formats.plural(len(self), "failed call")
+        return Document((Head(title, self.summary), *self.blocks()))
+
+    def blocks(self, n_groups: int = MAX_GROUPS) -> tuple[Block, ...]:
+        """The groups as a table, at most `n_groups` of them."""
+        groups = self.groups
+        records: dict[tuple[str, str], set[int]] = {}
+        for e in self:
+            records.setdefault((e.step, e.kind), set()).add(e.record)
+        columns = (
+            Column("records", "number"),
+            Column("step", "word"),
+            Column("cause", "text"),
+            Column("first example", "written"),
+            Column("what to do", "text"),
+        )
+        rows = tuple(
+            self._row(step, kind, n, len(records[step, kind]), first)
+            for step, kind, n, first in groups[:n_groups]
+        )
+        table = views.Table(columns, rows)
+        n_more = len(groups) - n_groups
+        if n_more <= 0:
+            return (table,)
+        more = (f"{formats.plural(n_more, 'more group')}: all are in ", code(".errors"))
+        return (table, Paragraph(more, is_note=True))
+
+    def _row(self, step: str, kind: str, n: int, n_records: int, first: CallError) -> Row:
+        remedy = REMEDIES.get(kind, OTHER)
+        cause: Line = (Mark("failed"), f" {remedy.cause or formats.cell(kind, 60)}")
+        how_many: tuple[Line, ...] = ((formats.plural(n, "call"),),) if n != n_records else ()
+        whose: Line = (f"record {first.record:,}: {formats.cell(first.input, 80)}",)
+        raw = None if first.text is None else Listing((formats.clip(first.text, MAX_EXAMPLE),))
+        return (
+            Cell((f"{n_records:,}",), below=how_many),
+            Cell((formats.cell(step, formats.MAX_NAME),)),
+            Cell(cause, below=((formats.cell(first.error, MAX_REASON),),)),
+            Cell((muted("no reply came"),) if raw is None else (), below=(whose,), listing=raw),
+            self._what_to_do(step, remedy, n),
+        )
+
+    def _what_to_do(self, step: str, remedy: Remedy, n: int) -> Cell:
+        if not remedy.asks_again:
+            return Cell((remedy.advice,))
+        again = "asks this one again" if n == 1 else f"asks these {n:,} again"
+        usd = self._usd_per_call(step)
+        if usd is not None:
+            again += ", free" if usd == 0 else f", about {formats.usd(usd * n)}"
+        return Cell((code(".retry_failed()"),), below=((again,), (remedy.advice,)))
+
+    def _usd_per_call(self, step: str) -> float | None:
+        """What a call of the step costs on average; None: not known."""
+        run = next((run for run in self.steps if run.name == step), None)
+        if run is None:
+            return None
+        # Of a large run the start is enough.
+        some = islice((c for c in run.calls if c.values is not None and c.usd is not None), 1_000)
+        known = [c.usd for c in some if c.usd is not None]
+        return fmean(known) if known else None
+
+
+@dataclass
+class StepRun:
+    """What a run did at one step."""
+
+    name: str
+    index: int
+    step: Step
+    site: str
+    parents: Parents = field(default_factory=Parents)
+    fates: Fates = field(default_factory=Fates)
+    table: Table | None = None
+    """Records that left the step; None where they were too many to keep."""
+    n_in: int = 0
+    n_out: int = 0
+    calls: list[CallRow] = field(default_factory=list)
+    rows: Sequence[int] | None = None
+    """Of a source that a limit applies to: the row of each record; None: in order from the first."""
+    call_of: list[int] | None = None
+    """For each output record the index of its call; -1 for a skipped record."""
+    errors: list[CallError] = field(default_factory=list)
+    partly_failed: int = 0
+    """Records that advanced although some of their calls failed."""
+    is_partial: bool = False
+    """Saw only part of what a full run would bring here."""
+    notes: list[str] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    """The bill of `calls`, made when the step has ended."""
+
+    def child_of(self, record: int) -> int | None:
+        """Index of the first output of input `record` of an LLM step; None if it has none."""
+        # The outputs of an LLM step stand in the order of their inputs.
+        place = bisect_left(range(self.n_out), record, key=lambda i: self.parents.of(i) or 0)
+        return place if place < self.n_out and self.parents.of(place) == record else None
+
+    @property
+    def n_new(self) -> int:
+        """Calls asked in this run."""
+        return self.ledger.total.new
+
+    @property
+    def n_answered(self) -> int:
+        """Calls answered from disk."""
+        return self.ledger.total.answered
+
+
+def way_back(steps: Sequence[StepRun], output: int) -> list[int | None]:
+    """For each step the index, among its outputs, of the record that became output `output`.
+
+    None at the steps that lie before one which hides the lineage.
+    """
+    way: list[int | None] = [None] * len(steps)
+    at: int | None = output
+    for k in range(len(steps) - 1, -1, -1):
+        way[k] = at
+        if at is None or k == 0:
+            break
+        at = steps[k].parents.of(at)
+    return way
+
+
+def calls_behind(steps: Sequence[StepRun], output: int) -> list[CallRow]:
+    """Calls that made one record of the last step, in step order, as far as its lineage is known."""
+    found: list[CallRow] = []
+    for run, at in zip(steps, way_back(steps, output), strict=True):
+        if at is not None and run.call_of is not None and at < len(run.call_of):
+            place = run.call_of[at]
+            if place >= 0:
+                found.append(run.calls[place])
+    return found
+
+
+FATES = ("filtered", "failed", "skipped", "waiting", "beyond_limit")
+FATE_WORDS = {
+    "filtered": "filtered",
+    "failed": "failed",
+    "skipped": "skipped",
+    "waiting": "not reached",
+    "beyond_limit": "beyond limit",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Funnel(Shown):
+    """Fates of the inputs of every step; they add up to its number of inputs."""
+
+    steps: Sequence[StepRun]
+
+    def view(self) -> Document:
+        """A row per step: records in, what became of them, records out, calls."""
+        runs = list(self.steps)
+        if not runs:
+            return Document((Head("No steps", ("nothing ran",)),))
+        first, last = runs[0].n_out, runs[-1].n_out
+        facts = (f"{first:,} → {last:,} records, {formats.plural(len(runs), 'step')}",)
+        return Document((Head("Funnel", facts), self.table()))
+
+    def table(self) -> views.Table:
+        """The figures; columns that are nowhere more than 0 are left out."""
+        runs = list(self.steps)
+        lost = [f for f in FATES if any(getattr(run.fates, f) for run in runs)]
+        has_calls = any(run.calls for run in runs)
+        columns = [Column("step", "word"), Column("in", "number")]
+        columns += [Column(FATE_WORDS[f], "number") for f in lost]
+        columns.append(Column("out", "number"))
+        if has_calls:
+            columns += [Column("memo", "number"), Column("new", "number")]
+        rows = []
+        for run in runs:
+            cells: list[AnyCell] = [Cell((formats.cell(run.name, formats.MAX_NAME),))]
+            # A source takes no records in.
+            cells.append(Cell((f"{run.n_in:,}",) if run.index else ()))
+            for fate in lost:
+                n = getattr(run.fates, fate)
+                mark: tuple[Inline, ...] = (Mark("failed"), " ") if n and fate == "failed" else ()
+                cells.append(Cell((*mark, f"{n:,}" if n else "–") if run.index else ()))
+            cells.append(Cell((f"{run.n_out:,}",)))
+            if has_calls:
+                cells.append(Cell((f"{run.n_answered:,}",) if run.calls else ()))
+                cells.append(Cell((f"{run.n_new:,}",) if run.calls else ()))
+            rows.append(tuple(cells))
+        return views.Table(tuple(columns), tuple(rows))
