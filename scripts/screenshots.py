@@ -25,6 +25,8 @@ DOCS = ROOT / "docs" / "images"
 # Kept small: what README and docs show, no more.
 KEPT = {"result": "light", "fresh": "dark", "diff": "light", "trace": "dark"}
 WIDTH = 1_180
+# Higher than any display: what is scrolled away cannot be in the picture.
+HEIGHT = 6_000
 
 
 def open_page(chromium: Any, width: int, height: int, theme: str) -> Any:
@@ -36,7 +38,8 @@ def open_page(chromium: Any, width: int, height: int, theme: str) -> Any:
 def picture(page: Any, name: str, path: Path) -> None:
     """A picture of what the cell `name` of the displays' notebook shows."""
     cell = page.locator(f"{NOTEBOOK} .jp-CodeCell").nth(list(CELLS).index(name))
-    cell.locator(".jp-Cell-outputArea").screenshot(path=path)
+    cell.scroll_into_view_if_needed()
+    cell.locator(".jp-Cell-outputArea .jp-OutputArea-output").last.screenshot(path=path)
 
 
 def whole(page: Any, path: Path) -> None:
@@ -55,7 +58,7 @@ def for_docs(lab: Lab, chromium: Any, notebook: Path) -> None:
     """The pictures that are kept."""
     DOCS.mkdir(parents=True, exist_ok=True)
     for name, theme in KEPT.items():
-        page = open_page(chromium, WIDTH, 1_400, theme)
+        page = open_page(chromium, WIDTH, HEIGHT, theme)
         lab.open(page, notebook, theme=theme)
         picture(page, name, DOCS / f"{name}-{theme}.png")
         page.context.close()
@@ -75,7 +78,7 @@ def for_looking(lab: Lab, chromium: Any, notebook: Path, out: Path) -> None:
             whole(page, out / f"quickstart-{trust}-{theme}.png")
             page.context.close()
             for width in (WIDTH, 600):
-                page = open_page(chromium, width, 1_400, theme)
+                page = open_page(chromium, width, HEIGHT, theme)
                 lab.open(page, notebook, theme=theme)
                 for name in CELLS:
                     if name != "setup":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -51,15 +53,18 @@ MARKDOWN_TAGS = {
     *("table", "thead", "tbody", "tr", "th", "td"),
 }
 SVG_TAGS = {"svg", "g", "style", "rect", "path", "polygon", "polyline", "line", "text", "tspan"}
-BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _MARKDOWN = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "url", "math"])
 
 Element = tuple[str, tuple[tuple[str, str | None], ...]]
 
 
+_FORMATTER = DisplayFormatter()
+
+
 def shown(obj: Any) -> Bundle:
     """What a notebook gets of an object that a cell ends in."""
-    data, _ = DisplayFormatter().format(obj)
+    data, _ = _FORMATTER.format(obj)
     return {form: str(data[form]) for form in FORMS if form in data}
 
 
@@ -117,9 +122,9 @@ class Parsed(HTMLParser):
 
     @property
     def skeleton(self) -> list[Element]:
-        """Elements without those that stand for a character of the text, measures and images' words.
+        """Elements but those that stand for a character, without measures and images' words.
 
-        Widths follow the words: a wide letter needs more room than a narrow one.
+        Measures follow the words: a wide letter needs more room than a narrow one.
         """
         out: list[Element] = []
         for tag, attrs in self.elements:
@@ -134,29 +139,83 @@ class Parsed(HTMLParser):
         return out
 
 
-def is_obeyed(char: str) -> bool:
-    """Whether a terminal or a browser would do something on this character."""
-    kind = unicodedata.category(char)
-    return (kind in ("Cc", "Cs", "Zl", "Zp") and char != "\n") or char in BIDI
+def obeyed(text: str) -> list[str]:
+    """Characters on which a terminal or a browser would do something; line ends aside."""
+    return sorted(
+        c
+        for c in set(text) - {"\n"}
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI
+    )
 
 
-def check_html(source: str) -> Parsed:
-    """An HTML fragment is made of our own elements alone and loads nothing."""
-    parsed = Parsed(source)
-    assert not parsed.unbalanced and not parsed.open and not parsed.other
-    for tag, attributes in parsed.elements:
+@dataclass(frozen=True)
+class Display:
+    """The forms of one object, read as a browser and a viewer of Markdown read them."""
+
+    bundle: Bundle
+
+    @property
+    def plain(self) -> str:
+        return self.bundle["text/plain"]
+
+    @property
+    def source(self) -> str:
+        return self.bundle["text/html"]
+
+    @cached_property
+    def page(self) -> Parsed:
+        return Parsed(self.source)
+
+    @cached_property
+    def read(self) -> Parsed:
+        return Parsed(str(_MARKDOWN(self.bundle["text/markdown"])))
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """Words of the three forms."""
+        return self.plain, self.page.text, self.read.text
+
+    def shows(self, word: str) -> bool:
+        """Whether every form shows the word; where lines were broken is no matter."""
+        wanted = without_space(word)
+        return all(wanted in without_space(text) for text in self.texts)
+
+
+def check(obj: Any) -> Display:
+    """What every display owes: all forms, safe, bounded, the same twice, no address."""
+    display = check_forms(shown(obj))
+    assert shown(obj) == display.bundle
+    return display
+
+
+def check_forms(bundle: Bundle) -> Display:
+    """The same, of forms that are drawn already; whether they come out the same is not asked."""
+    assert tuple(bundle) == FORMS
+    display = Display(bundle)
+    assert all(text.strip() for text in display.texts)
+    for form in bundle.values():
+        assert not obeyed(form)
+        assert len(form.encode()) <= HARD_BYTES
+        assert not re.search(r"\b0x[0-9a-f]{6,}\b", form)
+    _check_html(display.page)
+    _check_markdown(display.read)
+    return display
+
+
+def _check_html(page: Parsed) -> None:
+    """The fragment is made of our own elements alone and loads nothing."""
+    assert not page.unbalanced and not page.open and not page.other
+    for tag, attributes in set(page.elements):
         assert tag in TAGS, tag
         assert {name for name, _ in attributes} <= ATTRIBUTES
         given = dict(attributes)
         assert given.get("class") in (None, "mathjax_ignore tex2jax_ignore")
         style = given.get("style") or ""
-        assert not re.search(r"url\(|expression|position|[<>\\&]", style), style
+        assert not re.search(r"url\(|expression|position|[<>\\&@]", style), style
         assert (tag == "img") == ("src" in given)
-    for image in parsed.images:
+    for image in page.images:
         check_svg(image["src"] or "")
         assert image["alt"]
-    assert not [c for c in source if is_obeyed(c)]
-    return parsed
 
 
 @lru_cache(maxsize=500)
@@ -165,7 +224,7 @@ def check_svg(uri: str) -> None:
     kind, _, data = uri.partition(",")
     assert kind == "data:image/svg+xml;base64"
     source = base64.b64decode(data, validate=True).decode()
-    assert "<!" not in source.replace("<!--", "") and not [c for c in source if is_obeyed(c)]
+    assert "<!DOCTYPE" not in source and "<!ENTITY" not in source and not obeyed(source)
     for element in ElementTree.fromstring(source).iter():
         assert element.tag.removeprefix("{http://www.w3.org/2000/svg}") in SVG_TAGS, element.tag
         for name, value in element.attrib.items():
@@ -175,44 +234,20 @@ def check_svg(uri: str) -> None:
             assert not re.search(r"url\(|@import|expression", element.text or "")
 
 
-def check_markdown(source: str) -> Parsed:
-    """Markdown in which nothing of the data is Markdown, HTML or a formula."""
-    made = str(_MARKDOWN(source))
-    parsed = Parsed(made)
-    assert not parsed.unbalanced and not parsed.open and not parsed.other
-    for tag, attributes in parsed.elements:
+def _check_markdown(read: Parsed) -> None:
+    """Nothing of the data is Markdown, HTML or a formula."""
+    assert not read.unbalanced and not read.open and not read.other
+    for tag, attributes in set(read.elements):
         assert tag in MARKDOWN_TAGS, tag
         for name, value in attributes:
             assert (name, value) in {
                 *(("style", f"text-align:{side}") for side in ("left", "right")),
                 ("class", "language-text"),
             }
-    assert not [c for c in source if is_obeyed(c)]
-    return parsed
-
-
-def check(obj: Any) -> Bundle:
-    """What every display owes: all forms, safe, bounded, the same twice, no address."""
-    bundle = checked(shown(obj))
-    assert shown(obj) == bundle
-    return bundle
-
-
-def checked(bundle: Bundle) -> Bundle:
-    """The same, of forms that are drawn already; whether they come out the same is not asked."""
-    assert tuple(bundle) == FORMS
-    plain, source, marked = bundle.values()
-    assert plain.strip() and marked.strip()
-    assert not [c for c in plain if is_obeyed(c)]
-    assert all(len(form.encode()) <= HARD_BYTES for form in bundle.values())
-    check_html(source)
-    check_markdown(marked)
-    assert not re.search(r"\b0x[0-9a-f]{6,}\b", plain + source + marked)
-    return bundle
 
 
 def without_space(text: str) -> str:
-    """Characters of a text in their order: where lines were broken is no matter."""
+    """Characters of a text in their order."""
     return "".join(text.split())
 
 
@@ -232,7 +267,7 @@ def failing(word: str) -> FakeModel:
             return LLMError(word, kind="bad_request")
         return word
 
-    return FakeModel(answer, name=word, provider=word)
+    return FakeModel(answer, name=word, provider=word, latency_s=0.001)
 
 
 def keep(record: dict[str, Any]) -> dict[str, Any]:
@@ -264,6 +299,13 @@ def results(word: str) -> dict[str, Any]:
     result = pipeline.run()
     run = pipeline.start()
     run.result(20)
+
+    def fail(record: dict[str, Any]) -> dict[str, Any]:
+        raise ValueError(word)
+
+    failed_run = (source >> Map(fail).as_step(word)).start()
+    with contextlib.suppress(Exception):
+        failed_run.result(20)
     return {
         "answered pipeline": pipeline,
         "answered preview": pipeline.preview(),
@@ -283,6 +325,7 @@ def results(word: str) -> dict[str, Any]:
         "comparison": dfn.diff(result, other.run(), names=("a", word + " b")),
         "comparison of pipelines": dfn.diff(pipeline, other),
         "run": run,
+        "failed run": failed_run,
         "memo": dfn.memo.info(),
     }
 
@@ -339,5 +382,6 @@ def every_object(word: str, folder: Path) -> dict[str, Any]:
     return {**results(word), **descriptions(word), **more}
 
 
-def bundles_of(make: Callable[[str], dict[str, Any]], word: str) -> dict[str, Bundle]:
+def all_shown(make: Callable[[str], dict[str, Any]], word: str) -> dict[str, Bundle]:
+    """What is shown now of the objects that `make` makes of a word."""
     return {name: shown(obj) for name, obj in make(word).items()}

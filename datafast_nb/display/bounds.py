@@ -33,6 +33,7 @@ from datafast_nb.display.views import (
     Row,
     Section,
     Span,
+    Spark,
     Table,
     Tile,
     Tiles,
@@ -141,8 +142,8 @@ def _fact(fact: Fact, depth: int) -> Fact:
 
 def _table(table: Table, depth: int) -> Table:
     widest = max((_width(row) for row in (*table.rows[:MAX_ROWS], table.total or ())), default=0)
-    n = max(len(table.columns), min(widest, MAX_COLUMNS))
-    columns = [replace(c, name=_name(c.name), note=_name(c.note)) for c in table.columns]
+    n = max(1, len(table.columns), min(widest, MAX_COLUMNS))
+    columns = list(map(_column, table.columns))
     columns += [Column("")] * (n - len(columns))
     if n > MAX_COLUMNS:
         n = MAX_COLUMNS
@@ -155,6 +156,11 @@ def _table(table: Table, depth: int) -> Table:
 
     rows = (*map(row, table.rows[:MAX_ROWS]), *table.rows[MAX_ROWS:])
     return Table(tuple(columns), rows, row(table.total) if table.total else table.total)
+
+
+def _column(column: Column) -> Column:
+    spark = column.spark and Spark(column.spark.bars, exact(column.spark.words))
+    return replace(column, name=_name(column.name), note=_name(column.note), spark=spark)
 
 
 def _width(row: Row) -> int:

@@ -148,6 +148,7 @@ def _environment() -> Environment:
         attr=_attribute,
         safe_uri=lambda uri: _markup(escape(uri)),
         cut=_cut,
+        figure=formats.count,
         compact=values.compact,
         layout=_layout,
         label_width=_label_width,
@@ -269,7 +270,7 @@ def _label_width(facts: Facts) -> int:
 def _needs(table: Table, i: int) -> int:
     """Width in px of a column of short cells, the gap behind it included."""
     column = table.columns[i]
-    longest = 2 if column.kind == "index" else max(len(column.name), len(column.note) - 1)
+    longest = 2 if column.kind == "index" else max(len(column.name), round(0.82 * len(column.note)))
     for row in table.rows:
         for at, cell in _placed(row):
             if at != i:

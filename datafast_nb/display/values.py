@@ -69,13 +69,14 @@ def compact(value: Any, kind: ColumnKind, limit: int) -> Cut:
     if len(text) <= measure + SLACK:
         return Cut(" ".join(text.split()))
     at = _cut_at(text, measure)
-    head, rest = " ".join(text[:at].split()), text[at:].strip()
-    if not rest:
-        return Cut(head)
-    n_rest = f"{len(rest):,}"
-    if len(rest) > limit:
-        rest = f"{rest[:limit]}… +{len(rest) - limit:,} more, in .df"
-    return Cut(head, rest, n_rest)
+    head = " ".join(text[:at].split())
+    while text[at].isspace():
+        at += 1
+    n_rest = len(text) - at
+    rest = text[at : at + limit]
+    if n_rest > limit:
+        rest += f"… +{n_rest - limit:,} more, in .df"
+    return Cut(head, rest, f"{n_rest:,}")
 
 
 def _cut_at(text: str, measure: int) -> int:

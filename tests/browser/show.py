@@ -23,29 +23,28 @@ HOSTILE = (
 
 SETUP = """
 import datafast_nb as dfn
-from datafast_nb import FakeModel, Filter, FlatMap, LLMError, LLMStep, OpenAIModel, Sample, Seed, Sink, Source
+from datafast_nb import FakeModel, Filter, LLMError, LLMStep, OpenAIModel, Sample, Seed, Sink, Source
+from datafast_nb.data import articles
 
-TOPICS = ["Biology", "Physics", "History"]
-rows = [
-    {"id": f"a{i:02}", "topic": TOPICS[i % 3], "n_words": 8 + 7 * i % 90,
-     "text": f"Article {i} costs $1 and $2. " + "An octopus has three hearts and blue blood. " * (1 + i % 9)}
-    for i in range(40)
-]
+rows = [{**r, "words": len(r["text"].split())} for r in articles()[:24]]
+rows[1]["text"] += " Entry costs $1 and $2."
 
 def reply(request):
-    text = request.messages[-1]["content"]
-    if "Article 3 " in text:
+    asked = request.messages[-1]["content"]
+    text = asked.split("\\n")[1]
+    if "Black Death" in asked:
         return LLMError("the server said <b>no</b>", kind="bad_request")
-    if "Article 5 " in text:
-        return "{\\"question\\": \\"only half of it\\"}"
-    return {"question": f"What about {len(text)} characters?", "answer": "It has three hearts, " * (len(text) % 7 + 1)}
+    words = text.split(". ")[-1].split()
+    if "needs a reason" in asked and len(words) % 3:
+        return {"question": f"Why {' '.join(words[:5]).lower()}?", "answer": f"Because {text.split('. ')[0].lower()}."}
+    return {"question": f"What does the text say of {' '.join(words[-3:])[:-1]}?", "answer": text.split(". ")[0] + "."}
 
 model = FakeModel(reply, name="scripted", price=(0.15, 0.60))
-articles = Source.list(rows).as_step("articles")
-long_enough = articles >> Filter(fn=lambda r: r["n_words"] >= 20).as_step("long_enough")
-ask = LLMStep(prompt="Article ({topic}):\\n{text}\\n\\nWrite a question a curious reader would ask, and its answer.",
+source = Source.list(rows).as_step("articles")
+long_enough = source >> Filter(fn=lambda r: r["words"] >= 40).as_step("long_enough")
+ask = LLMStep(prompt="{title} ({topic}):\\n{text}\\n\\nWrite a question a curious reader would ask, and its answer.",
               system_prompt="Use only the article.", output_columns=["question", "answer"], model=model).as_step("ask")
-pipe = long_enough >> ask >> Filter(fn=lambda r: len(r["answer"]) > 30).as_step("keep_good")
+pipe = long_enough >> ask >> Filter(fn=lambda r: len(r["answer"]) > 40).as_step("keep_good")
 """
 
 CELLS = {
@@ -53,27 +52,27 @@ CELLS = {
     "fresh": "pipe",
     "estimate": "pipe.estimate()",
     "problem": (
-        'articles >> LLMStep(prompt="About {txt}", output_columns=["title"], model=model)'
+        'source >> LLMStep(prompt="About {txt}", output_columns=["title"], model=model)'
         ' >> LLMStep(prompt="{title} {scor}", output_columns=["score"], model=model, num_outputs=3, temperature=0)'
     ),
     "result": "res = pipe.run(limit=12, show_progress=False)\nres",
     "answered": "pipe",
     "answered_estimate": "pipe.estimate()",
     "trace": "pipe.run_one(1)",
-    "failed_trace": "pipe.run_one(where={'id': 'a03'})",
+    "failed_trace": "pipe.run_one(where={'id': 'doc_003'})",
     "why": 'res.why(0, "answer")',
     "funnel": "res.funnel",
     "ledger": "res.ledger",
     "errors": "res.errors",
     "diff": (
-        'shorter = LLMStep(prompt="Article ({topic}):\\n{text}\\n\\nWrite a question that needs a reason.",\n'
+        'shorter = LLMStep(prompt="{title} ({topic}):\\n{text}\\n\\nWrite a question that needs a reason, and its answer.",\n'
         '                  system_prompt="Use only the article.", output_columns=["question", "answer"],'
         ' model=model).as_step("ask")\n'
         "dfn.diff((long_enough >> ask).run(limit=6, show_progress=False),"
         " (long_enough >> shorter).run(limit=6, show_progress=False))"
     ),
     "model": 'OpenAIModel("gpt-4o-mini")',
-    "seed": 'Seed.product(Seed.values("topic", TOPICS), Seed.values("level", ["easy", "hard"]))',
+    "seed": 'Seed.product(Seed.values("topic", ["bees", "moon", "tides"]), Seed.values("level", ["easy", "hard"]))',
     "sample": "Sample(n=5)",
     "compiled": "pipe.compile()",
     "memo": "dfn.memo",

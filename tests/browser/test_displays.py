@@ -108,7 +108,7 @@ def test_a19_reopened_without_a_kernel_everything_is_there(lab, trusted_notebook
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     seen = texts(page)
     assert all(seen[name] for name in SHOWN)
-    assert "What about" in seen["result"]
+    assert "What does the text say" in seen["result"]
 
 
 @pytest.mark.parametrize("is_trusting", [True, False], ids=["trusted", "untrusted"])
