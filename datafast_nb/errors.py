@@ -28,6 +28,12 @@ from typing import Any
 class DatafastError(Exception):
     """Base class of all errors of this package."""
 
+    def __str__(self) -> str:
+        # Terminals and notebooks print messages, which quote data, as they are.
+        from datafast_nb.display.formats import printable  # upward: a message is a display too
+
+        return printable(super().__str__())
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -92,7 +92,7 @@ def _about(result: Result) -> Line:
         of = f"of {result._n_whole:,} that " if result._n_whole is not None else ""
         return (f"{of}went into {name} and did not come out: {how}",)
     if result._n_whole is not None:
-        return (f"of {result._n_whole:,} records of {article} {info.status} run",)
+        return (f"of {formats.plural(result._n_whole, 'record')} of {article} {info.status} run",)
     parts = [_status(info)]
     # The time says something where it was spent on asking; without that a display stays the same
     # from run to run.

@@ -326,7 +326,9 @@ class Funnel(Shown):
         if not runs:
             return Document((Head("No steps", ("nothing ran",)),))
         first, last = runs[0].n_out, runs[-1].n_out
-        facts = (f"{first:,} → {last:,} records, {formats.plural(len(runs), 'step')}",)
+        facts = (
+            f"{first:,} → {formats.plural(last, 'record')}, {formats.plural(len(runs), 'step')}",
+        )
         return Document((Head("Funnel", facts), self.table()))
 
     def table(self) -> views.Table:

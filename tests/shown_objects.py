@@ -94,6 +94,8 @@ class Parsed(HTMLParser):
                 self.images.append(dict(attrs))
             return
         self.open.append(tag)
+        if tag == "div":
+            self.handle_data("\n")
         if tag in ("td", "th"):
             self._cell.append(len(self.cells))
             self.cells.append("")

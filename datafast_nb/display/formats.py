@@ -114,38 +114,44 @@ def short_digests(text: str) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Dollars with two significant digits; "unknown" for None and NaN."""
-    if value is None or math.isnan(value):
+    """Dollars with two significant digits; "unknown" for None, NaN and infinity."""
+    if value is None or not math.isfinite(value):
         return "unknown"
-    if value == 0:
+    if value < 0:
+        return f"−{usd(-value)}"
+    if value < 1e-12:
         return "$0"
-    if value >= 100:
+    if value >= 99.5:
         return f"${value:,.0f}"
-    digits = max(0, 1 - math.floor(math.log10(abs(value))))
-    return f"${value:.{min(digits, 12)}f}"
+    # Of the rounded value: 0.0999 is 0.10, with a digit less than its size asks for.
+    digits = 1 - math.floor(math.log10(float(f"{value:.1e}")))
+    return f"${value:.{max(0, digits)}f}"
 
 
 def count(value: float, *, about: bool = False) -> str:
-    """A number of records or calls; "~" where it is a guess."""
+    """A number of records or calls; "~" where it is a guess, "unknown" for NaN and infinity."""
+    if not math.isfinite(value):
+        return "unknown"
     return f"{'~' if about else ''}{value:,.0f}"
 
 
 def seconds(value: float) -> str:
-    """A duration: "0.84 s", "9.2 s", "1 min 20 s", "2 h 5 min"."""
-    if value < 1:
-        return f"{value:.2f} s"
-    if value < 60:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    """A duration: "0.84 s", "9.2 s", "1 min 20 s", "2 h 5 min"; "unknown" for NaN and infinity."""
+    if not math.isfinite(value):
+        return "unknown"
+    if value < 59.5:
+        digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
+        return f"{value:.{digits}f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
+    hours, minutes = divmod(round(value / 60), 60)
     return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
 
 
 def usd_range(low: float, high: float) -> str:
     """A range of dollars, the sign once: "$0.13–0.27"; one figure where both read the same."""
-    if math.isnan(low) or math.isnan(high):
+    if not (math.isfinite(low) and math.isfinite(high)):
         return "unknown"
     a, b = usd(low), usd(high)
     return a if a == b else f"{a}–{b.removeprefix('$')}"
@@ -161,13 +167,16 @@ def amount(value: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """A relative change with a true sign: "−16%", "+3%", "same"; "" where there is no base."""
+    """A relative change with a true sign: "−16%", "+0.3%", "same"; "" where there is no base."""
     if before == after:
         return "same"
-    if not before or math.isnan(before) or math.isnan(after):
+    if not before or not (math.isfinite(before) and math.isfinite(after)):
         return ""
-    percent = round(100 * (after - before) / before)
-    return f"{'−' if percent < 0 else '+'}{abs(percent):,}%"
+    percent = 100 * abs(after - before) / abs(before)
+    sign = "−" if after < before else "+"
+    if percent < 0.05:
+        return f"less than {sign}0.1%"
+    return f"{sign}{percent:,.0f}%" if percent >= 0.95 else f"{sign}{percent:.1f}%"
 
 
 def plural(n: float, word: str, words: str = "") -> str:

@@ -6,6 +6,7 @@ becomes too large is drawn again with less text in its cells and listings.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,6 +27,7 @@ from datafast_nb.display.views import (
     Paragraph,
     Row,
     Section,
+    Span,
     Spark,
     Table,
     is_line,
@@ -42,6 +44,14 @@ WIDTH = 1_080
 """Of a display in px, at most."""
 MIN_TEXT = 125
 """Least width of a column of text in px."""
+TEXT = ("text", "written")
+"""Kinds of columns that share the room that short ones leave."""
+MAX_SHORT = 200
+"""Greatest width in px of a column of short cells: longer words wrap."""
+MAX_NUMBER = 340
+"""The same for numbers, which never do."""
+GAP = 14
+"""Px between columns: the padding of a cell, which is not part of its width."""
 COLOURS = {
     "memo": "#2b9a66",
     "kept": "#2b9a66",
@@ -155,6 +165,7 @@ def _environment() -> Environment:
         percent=lambda share: f"{max(0.0, min(1.0, share)) * 100:.0f}",
         is_line=is_line,
         is_empty=lambda cell: isinstance(cell, Cell) and not cell.line,
+        closes=_closes,
         is_words=lambda line: all(isinstance(p, str) for p in line),
         length_of=lambda line: len(plain(line)),
         has_bars=lambda tiles: any(t.share is not None for t in tiles.tiles),
@@ -201,12 +212,21 @@ def _graph(graph: Graph) -> tuple[str, int, int] | None:
     return dag.graph_image(graph)
 
 
+def _closes(note: Any, before: Any) -> bool:
+    """Whether a note ends the table above it: the hairline between them belongs to both."""
+    if not (isinstance(note, Paragraph) and note.is_note and isinstance(before, Table)):
+        return False
+    return before.total is None and any(c.kind in TEXT for c in before.columns)
+
+
 @dataclass(frozen=True)
 class _Layout:
     """How wide a table and its columns are."""
 
     style: str
     widths: tuple[str, ...]
+    are_whole: tuple[bool, ...]
+    """Whether the cells of a column stay on one line."""
     has_header: bool
     has_sparks: bool
 
@@ -219,22 +239,26 @@ def _layout(table: Table, n_rows: int) -> _Layout:
     """
     table = replace(table, rows=table.rows[:n_rows])
     needs = [_needs(table, i) for i in range(len(table.columns))]
-    are_texts = [c.kind in ("text", "written") for c in table.columns]
+    are_texts = [c.kind in TEXT for c in table.columns]
     has_header = any(c.name for c in table.columns)
     has_sparks = any(c.spark for c in table.columns)
     if not any(are_texts):
         style = f"table-layout:auto;min-width:{min(540, max(200, sum(needs)))}px"
-        return _Layout(style, ("",) * len(needs), has_header, has_sparks)
+        return _Layout(style, ("",) * len(needs), (True,) * len(needs), has_header, has_sparks)
+    # With fixed widths a long word on one line would lie over its neighbour.
+    are_whole = tuple(c.kind in ("index", "status", "number") for c in table.columns)
     short = sum(n for n, is_text in zip(needs, are_texts, strict=True) if not is_text)
     weights = [_weight(table, i) if is_text else 0 for i, is_text in enumerate(are_texts)]
-    room = max(WIDTH - short, MIN_TEXT * sum(are_texts)) / WIDTH
-    widths = tuple(
-        f"width:{100 * room * weight / sum(weights):.1f}%;" if is_text else f"width:{need}px;"
-        for need, weight, is_text in zip(needs, weights, are_texts, strict=True)
-    )
     least = max(820, short + MIN_TEXT * sum(are_texts))
+    full = max(WIDTH, least)
+    room = (full - short) / full
+    gaps = [GAP] * (len(needs) - 1) + [0]
+    widths = tuple(
+        f"width:{100 * room * weight / sum(weights):.1f}%;" if is_text else f"width:{need - gap}px;"
+        for need, gap, weight, is_text in zip(needs, gaps, weights, are_texts, strict=True)
+    )
     style = f"table-layout:fixed;width:100%;min-width:{least}px"
-    return _Layout(style, widths, has_header, has_sparks)
+    return _Layout(style, widths, are_whole, has_header, has_sparks)
 
 
 def _weight(table: Table, i: int) -> int:
@@ -247,10 +271,21 @@ def _weight(table: Table, i: int) -> int:
             if at != i:
                 continue
             if isinstance(cell, Cell):
-                longest = max(longest, len(plain(cell.line)) if cell.span == 1 else 0)
+                # Words of ours are not cut: more of them, more room.
+                most = max(most, min(100, _length(cell)))
+                longest = max(longest, _length(cell))
             else:
                 longest = max(longest, len(values.compact(cell.value, column.kind, 80).head))
     return 24 + min(most, longest)
+
+
+def _length(cell: Cell) -> int:
+    """Characters of a cell's longest line, smaller and bold ones by the room they take."""
+    if cell.span > 1:
+        return 0
+    is_bold = any(isinstance(part, Span) and part.style == "strong" for part in cell.line)
+    lengths = [len(plain(cell.line)) * (1.1 if is_bold else 1)]
+    return math.ceil(max(lengths + [len(plain(line)) * 12 / 13 for line in cell.below]))
 
 
 def _placed(row: Row) -> Iterator[tuple[int, AnyCell]]:
@@ -270,13 +305,22 @@ def _label_width(facts: Facts) -> int:
 def _needs(table: Table, i: int) -> int:
     """Width in px of a column of short cells, the gap behind it included."""
     column = table.columns[i]
-    longest = 2 if column.kind == "index" else max(len(column.name), round(0.82 * len(column.note)))
+    longest = (
+        2
+        if column.kind == "index"
+        else math.ceil(max(1.1 * len(column.name), 0.82 * len(column.note)))
+    )
     for row in table.rows:
         for at, cell in _placed(row):
             if at != i:
                 continue
             if isinstance(cell, Cell):
-                longest = max(longest, len(plain(cell.line)) if cell.span == 1 else 0)
+                longest = max(longest, _length(cell))
             else:
-                longest = max(longest, len(values.compact(cell.value, column.kind, 40).head))
-    return min(200, 16 + round(longest * 7.7))
+                cut = values.compact(cell.value, column.kind, 40)
+                note = len(f" … +{cut.n_rest}") if cut.rest else 0
+                longest = max(longest, len(cut.head) + note)
+    if column.kind == "number":
+        return min(MAX_NUMBER, 16 + round(longest * 7.7))
+    # Words that wrap break within, where the font is wider than most.
+    return min(MAX_SHORT, 16 + round(longest * (8.4 if column.kind == "word" else 7.7)))

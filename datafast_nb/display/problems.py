@@ -43,7 +43,7 @@ def problem_table(problems: Sequence[Problem], traps: Sequence[Problem]) -> Tabl
 def _quoted_as_code(text: str) -> Line:
     """A sentence with its 'quoted names' and settings=1 as code."""
     said = formats.cell(without_roots(text), 600)
-    parts = re.split(r"(?<!\w)'([^'\s]{1,60})'(?!\w)|\b([a-z_]+=[^\s,;:]+)", said)
+    parts = re.split(r"(?<![\w(\[])'([^'\s]{1,60})'(?![\w)\]])|\b([a-z_]+=[^\s,;:]+)", said)
     return tuple(code(p) if i % 3 else p for i, p in enumerate(parts) if p)
 
 

@@ -439,7 +439,7 @@ def _text(cell: AnyCell, column: Column) -> str:
         return " · ".join(line for line in lines if line)
     made = values.compact(cell.value, column.kind, LONGEST)
     head = f"{SIGNS[made.mark]} {made.head}" if made.mark else made.head
-    return f"{head} {made.rest}" if made.rest else head
+    return printable(f"{head} {made.rest}" if made.rest else head)
 
 
 def _shrunk(sizes: list[int], least: list[int], width: int) -> list[int]:

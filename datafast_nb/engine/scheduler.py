@@ -19,6 +19,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from datafast_nb.display import formats
 from datafast_nb.engine.limits import (
     REFUSED_IN_A_ROW,
     Budget,
@@ -38,6 +39,7 @@ from datafast_nb.models.base import FATAL, RETRYABLE, Message, Model, Request, R
 from datafast_nb.models.pricing import Price, price_of
 from datafast_nb.models.tally import note_call
 from datafast_nb.models.transport import use_transport
+from datafast_nb.models.wire import clear_of_keys
 from datafast_nb.steps.outputs import REASKABLE, Unusable, verdict_of_finish
 from datafast_nb.store.memo import Memo, Reply
 
@@ -221,6 +223,7 @@ class Scheduler:
                             started = time.monotonic()
                             response = await lane.model.complete(request)
                 except LLMError as exc:
+                    clear_of_keys(exc, lane.model)
                     lost = self._lost_usd(lane, request, exc)
                     note_call(lane.model, lost, failed=True)
                     call.usd += lost
@@ -272,11 +275,12 @@ class Scheduler:
             if reserved is not None:  # it was sent, and no reply has been counted
                 note_call(lane.model, 0.0, failed=True)
             error = LLMError(
-                f"{lane.model.name}: {type(exc).__name__}: {exc}",
+                f"{lane.model.name}: {formats.error_text(exc)}",
                 kind="error",
                 model=lane.model.name,
             )
             error.__cause__ = exc
+            clear_of_keys(error, lane.model)
             self._fail(call, error)
         finally:
             if call.n_replies == 0 and lane.gate.scout is not None:

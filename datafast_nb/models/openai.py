@@ -25,6 +25,7 @@ from datafast_nb.models.wire import (
     encode_json,
     host_of,
     quote,
+    without_login,
 )
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
@@ -102,7 +103,7 @@ class _ChatModel(Model):
                 "as in 'http://localhost:8000/v1'"
             )
         self.endpoint = self.cache_id or (
-            "" if self.base_url == DEFAULT_BASE_URL else self.base_url
+            "" if self.base_url == DEFAULT_BASE_URL else without_login(self.base_url)
         )
         self.parallel = self.max_in_flight
         self.price = as_price(self.price)

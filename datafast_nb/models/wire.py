@@ -9,13 +9,14 @@ import base64
 import email.utils
 import json
 import math
+import os
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import orjson
 
@@ -99,6 +100,43 @@ def _cut_out(text: str, key: str) -> str:
     return text
 
 
+def clear_of_keys(error: LLMError, model: object) -> None:
+    """Take keys out of the error's message and notes; what it was raised from goes if it names one.
+
+    Keys are the model's own, those of variables ending in _API_KEY, and what is shaped like one.
+    """
+    own = getattr(model, "api_key", None)
+    keys = [value for name, value in os.environ.items() if name.endswith("_API_KEY")]
+    keys.append(own.reveal() if isinstance(own, Secret) else own if isinstance(own, str) else "")
+
+    def clear(text: str) -> str:
+        for key in keys:
+            if len(key) >= _KEY_PIECE:
+                text = text.replace(key, "[key]")
+        return _KEY_SHAPED.sub(lambda m: "[key]" if _is_key(m.group()) else m.group(), text)
+
+    for link in (error.__cause__, error.__context__):
+        said = "" if link is None else _said(link)
+        if clear(said) != said:
+            error.__cause__ = error.__context__ = None
+    error.args = tuple(clear(a) if isinstance(a, str) else a for a in error.args)
+    notes = getattr(error, "__notes__", None)
+    if notes:
+        error.__notes__ = [clear(str(note)) for note in notes]
+
+
+def _is_key(word: str) -> bool:
+    """`key_points` is a name, `key-9f3a0` a key."""
+    return any(c.isdigit() or c == "*" for c in word)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception of a user's own
+        return ""
+
+
 @dataclass(slots=True)
 class WireReply:
     """An HTTP reply that arrived whole. Its repr leaves out what may echo a key."""
@@ -118,6 +156,15 @@ def host_of(url: str) -> str:
         return f"{host}:{parts.port}" if parts.port else host
     except ValueError:
         return host
+
+
+def without_login(url: str) -> str:
+    """An address without user, password and query: those may be keys."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.rpartition("@")[2].partition("?")[0]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def clean_text(text: str) -> str:

@@ -238,7 +238,7 @@ def _truth(answer: Any, where: Where, index: int) -> bool:
 
 
 def _explain(exc: Exception, record: Record, place: str) -> None:
-    exc.add_note(f"in {place}")
+    exc.add_note(formats.printable(f"in {place}"))
     exc.add_note(f"record: {_start_of(record)}")
     key = exc.args[0] if isinstance(exc, KeyError) and exc.args else None
     if isinstance(key, str) and key not in record:
@@ -246,7 +246,8 @@ def _explain(exc: Exception, record: Record, place: str) -> None:
 
         near = get_close_matches(key, record, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        exc.add_note(f"columns here: {', '.join(record) or 'none'}.{hint}")
+        here = formats.printable(", ".join(record)) or "none"
+        exc.add_note(f"columns here: {here}.{hint}")
 
 
 def _start_of(record: Record) -> str:
