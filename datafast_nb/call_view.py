@@ -83,7 +83,7 @@ def figures(call: CallRow) -> list[str]:
 
 def call_note(call: CallRow) -> Line:
     """Status and figures of a call in one line."""
-    return (*status_line(call.status), "  ", muted(" · ".join(figures(call))))
+    return (*status_line(call.status), muted("".join(f" · {f}" for f in figures(call))))
 
 
 def call_facts(

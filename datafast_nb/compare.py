@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from datafast_nb.compare_sides import End, Pair, Side, Way, first_pairs, match_records, side_of
@@ -67,9 +68,9 @@ def diff(
     PipelineValidationError
         If a pipeline does not compile.
     """
-    called = (str(names[0]), str(names[1]))
-    if len(names) != 2 or called[0] == called[1]:
+    if len(names) != 2 or str(names[0]) == str(names[1]):
         raise ValueError(f"names is {names!r}; give two different names")
+    called = (str(names[0]), str(names[1]))
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
         raise ValueError(f"limit is {limit!r}; use a whole number of 0 or more")
     left = side_of(a, called[0], b, limit)
@@ -80,7 +81,7 @@ def diff(
     return Comparison(left, right, pairs, note, is_limited=limit is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ComparedRow:
     """A record on both sides, or on one of them."""
 
@@ -135,12 +136,13 @@ class Comparison(Shown):
         among = {base_row(row.identity) for row in rows} if is_limited else None
         self.scope = Scope(self.ways, among)
         self.figures: list[Figure] = compare_figures(self.changes, self.scope)
-        both = [
-            (r.a, r.b)
-            for r in self.rows
-            if r.a is not None and r.b is not None and not r.is_pending
-        ]
-        self.figures += column_figures(both, self.columns)
+        if self.columns:
+            both = [
+                (r.a, r.b)
+                for r in self.rows
+                if r.a is not None and r.b is not None and not r.is_pending
+            ]
+            self.figures += column_figures(both, self.columns)
         self._to_ask = _cost_of_pending(a, b)
 
     def _add(self, i: int | None, j: int | None) -> None:
@@ -151,11 +153,17 @@ class Comparison(Shown):
         assert place is not None  # a pair has one record at least
         identity = side.ids[place] if side.ids is not None else ""
         if left is not None and right is not None:
-            columns = [c for c in {**left, **right} if c not in self._ignored]
+            # Of a large result most values are the same object on both sides.
             changed = tuple(
-                c for c in columns if not is_same(left.get(c, MISSING), right.get(c, MISSING))
+                c
+                for c in {**left, **right}
+                if (x := left.get(c, MISSING)) is not (y := right.get(c, MISSING))
+                and c not in self._ignored
+                and not is_same(x, y)
             )
-            waits = any(r[c] is PENDING for r in (left, right) for c in columns if c in r)
+            waits = (a.is_dry or b.is_dry) and any(
+                v is PENDING for r in (left, right) for c, v in r.items() if c not in self._ignored
+            )
             self.rows.append(ComparedRow(place, identity, left, right, changed, waits))
             return
         end = self.ways[i is not None].end_of(base_row(identity)) if identity else End("")
@@ -176,26 +184,28 @@ class Comparison(Shown):
         """The two with their runs."""
         return self._sides
 
-    @property
+    @cached_property
     def changed(self) -> list[ComparedRow]:
         """Records that differ."""
         return [r for r in self.rows if r.changed and not r.is_pending]
 
-    @property
+    @cached_property
     def identical(self) -> list[ComparedRow]:
         """Records that are the same on both sides."""
         return [r for r in self.rows if not r.changed and not r.is_pending]
 
-    @property
+    @cached_property
     def pending(self) -> list[ComparedRow]:
         """Records of which some answer is not on disk."""
         return [r for r in self.rows if r.is_pending]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """Columns that differ in some record, in order of first appearance."""
-        seen = column_names([r for row in self.rows for r in (row.a, row.b) if r is not None])
         differ = {c for row in self.rows for c in row.changed}
+        if not differ:
+            return []
+        seen = column_names([r for row in self.rows for r in (row.a, row.b) if r is not None])
         return [c for c in seen if c in differ]
 
     @property

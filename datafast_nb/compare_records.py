@@ -214,7 +214,7 @@ def number_text(value: Any) -> str:
     """A number as a cell has it; "" for anything else."""
     if not is_number(value):
         return ""
-    return formats.number(value) if isinstance(value, int) else f"{value:.4g}"
+    return formats.digits(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def _field(name: str) -> Cell:

@@ -52,6 +52,8 @@ class Side:
     pipeline: Pipeline | None = None
     inputs: frozenset[str] = frozenset()
     """Columns of the source."""
+    is_part: bool = False
+    """A slice, or what a step dropped: the run has other records too."""
 
     @cached_property
     def ids_after(self) -> list[list[str] | None]:
@@ -83,6 +85,7 @@ def side_of(value: Any, name: str, other: Any, limit: int | None) -> Side:
     elif isinstance(value, Result) and value._info is not None:
         made = Side(name, value, [copy_record(r) for r in value], _row_ids(value), value.info)
         made.pipeline = value.pipeline
+        made.is_part = value._n_whole is not None or value._dropped_at is not None
     else:
         records, _ = normalise_records(value, where=lambda i: f"record {i} of {name!r}")
         made = Side(name, value, records)
@@ -305,8 +308,11 @@ def _values(side: Side, on: Sequence[str]) -> list[Hashable]:
 class End:
     """What became of a source row."""
 
-    kind: Literal["", "out", "failed", "filtered", "pending", "waiting", "beyond", "absent"]
-    """"beyond": left out by a limit; "waiting": the run stopped before; "": not known."""
+    kind: Literal[
+        "", "out", "failed", "filtered", "pending", "waiting", "beyond", "absent", "apart"
+    ]
+    """"beyond": left out by a limit; "waiting": the run stopped before; "apart": of the run, but
+    not of the slice that is compared; "": not known."""
     step: str = ""
     why: str = ""
 
@@ -332,6 +338,8 @@ class End:
                 return "beyond the limit"
             case "waiting":
                 return f"not reached: the run stopped{at}"
+            case "apart":
+                return "not among the records given"
             case "absent":
                 return "not among the source rows"
         return self.kind + at
@@ -347,6 +355,11 @@ class Way:
         self._failed: dict[tuple[int, str], str] = {}
         self._pending: set[tuple[int, str]] = set()
         self._not_asked: set[tuple[int, str]] = set()
+        ids = side.ids if side.is_part else None
+        self._own = None if ids is None else set(map(base_row, ids))
+        """Of a slice: the source rows of its records; None: all that the run had."""
+        self._let_in: dict[int, set[str]] = {}
+        """Where a limit applies: source rows that it let into the step."""
         for run in side.runs:
             self._look(run)
 
@@ -360,6 +373,8 @@ class Way:
                 if call.status in ("pending", "not_asked"):
                     found = self._pending if call.status == "pending" else self._not_asked
                     found.add((run.index, base_row(rows[call.record])))
+            if run.selected is not None:
+                self._let_in[run.index] = {base_row(rows[i]) for i in run.selected}
         ids = self.side.ids_after[run.index]
         self._after.append(None if ids is None else set(map(base_row, ids)))
 
@@ -374,6 +389,8 @@ class Way:
         info = self.side.info
         if info is None or not self._after or self._after[0] is None:
             return End("")
+        if self._own is not None and row not in self._own:
+            return End("apart")
         for run, after in zip(self.side.runs, self._after, strict=True):
             spot = (run.index, row)
             if after is None or row in after:
@@ -386,7 +403,7 @@ class Way:
                 return End("pending", run.name)
             if spot in self._not_asked:
                 return End("waiting", run.name)
-            if run.fates.beyond_limit and (isinstance(run.step, LLMStep) or not run.fates.filtered):
+            if row not in self._let_in.get(run.index, {row}):
                 return End("beyond", run.name)
             if run.fates.waiting:
                 return End("waiting", run.name)

@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from datafast_nb.display import formats
 from datafast_nb.display.shown import Shown
-from datafast_nb.errors import DatafastError, MemoError
+from datafast_nb.errors import MemoError
 from datafast_nb.estimate_basis import (
     ModelBasis,
     StepBasis,
     basis_of,
+    count_of,
     distinct_share,
     dollars,
     fan_of,
-    figures_words,
-    reask_words,
-    reasons,
+    is_free,
+    missing_keys,
     tokens_of,
 )
+from datafast_nb.estimate_view import estimate_view, figures_words, reask_words, reasons
 from datafast_nb.models.pricing import price_of
 from datafast_nb.ranges import (
     NOTHING,
+    UNIFORM,
     UNKNOWN,
     ZERO,
     Range,
@@ -38,6 +38,7 @@ from datafast_nb.ranges import (
     binomial,
     drawn,
     share,
+    triangular,
 )
 from datafast_nb.steps.base import ChoiceStep, SinkStep
 from datafast_nb.steps.llm import LLMStep
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from datafast_nb.display.views import Document
     from datafast_nb.results import RunInfo
     from datafast_nb.runs import CallRow, StepRun
-    from datafast_nb.validate import CompiledNode
 
 __all__ = [
     "NOTHING",
@@ -84,7 +84,9 @@ class StepEstimate:
     seconds: Range = NOTHING
     """Until the new calls are answered; NaN if unknown."""
     answered: int = 0
-    """Calls that the memo answers."""
+    """Calls that need no request of their own: the memo answers them, or a new one does."""
+    shared: int = 0
+    """Of these, calls that get the answer of an equal new one, at temperature 0."""
     failed_before: int = 0
     """Calls whose stored reply is no usable answer; they are not asked again."""
     models: dict[str, float] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class StepEstimate:
     """Likely input tokens of the new calls."""
     output_tokens: float = 0.0
     saved_usd: float = 0.0
-    """List price of the answers on disk; NaN if unknown."""
+    """List price of the answers on disk, each counted once; NaN if unknown."""
     is_free: bool = True
     """Nothing of it costs money: no model, or free ones."""
     known_cost: Range = NOTHING
@@ -124,8 +126,8 @@ class StepEstimate:
 class ExecutionEstimate(Shown):
     """Calls, tokens and dollars of a run to come. Made without asking a model."""
 
-    total_records: int
-    """Records of the source."""
+    total_records: int | None
+    """Records of the source; None where it does not say and was not read to its end."""
     steps: tuple[StepEstimate, ...]
     memo_path: str
     calls: Range = NOTHING
@@ -144,6 +146,10 @@ class ExecutionEstimate(Shown):
     """Models with new calls whose price is unknown."""
     limit: int | None = None
     """Of the run that it is for; None: a full run."""
+    new_records: float = math.nan
+    """Records that come out at the end because of the new calls, likely; NaN if not counted."""
+    is_replay: bool = False
+    """Mode "replay": the new calls are answers that are missing, and nobody is asked."""
 
     @property
     def records(self) -> Range:
@@ -157,8 +163,13 @@ class ExecutionEstimate(Shown):
 
     @property
     def total_answered(self) -> int:
-        """Calls that the memo answers."""
+        """Calls that need no request of their own."""
         return sum(s.answered for s in self.steps)
+
+    @property
+    def total_shared(self) -> int:
+        """Of these, calls that get the answer of an equal new one, at temperature 0."""
+        return sum(s.shared for s in self.steps)
 
     @property
     def total_estimated_tokens(self) -> float:
@@ -172,14 +183,16 @@ class ExecutionEstimate(Shown):
 
     @property
     def total_saved_usd(self) -> float:
-        """List price of the answers on disk; NaN if a price is unknown."""
+        """List price of the answers on disk, each counted once; NaN if a price is unknown."""
         return sum(s.saved_usd for s in self.steps)
 
     @property
     def usd_per_record(self) -> float:
-        """Likely dollars of new calls per record that comes out at the end; NaN if unknown."""
-        n = self.records.likely
-        return self.cost.likely / n if n else math.nan
+        """Likely dollars of new calls per record that they bring to the end; NaN if unknown.
+
+        What a further finished record costs: those that the memo brings are not counted.
+        """
+        return self.cost.likely / self.new_records if self.new_records else math.nan
 
     @property
     def is_exact(self) -> bool:
@@ -193,14 +206,18 @@ class ExecutionEstimate(Shown):
 
     def view(self) -> Document:
         """Plain data for display."""
-        from datafast_nb.estimate_view import estimate_view  # it needs these classes
-
         return estimate_view(self)
 
 
-def estimate_run(info: RunInfo) -> ExecutionEstimate:
-    """The estimate that follows from a dry run. Reads the memo, asks no model."""
-    made = _Estimating(info)
+def estimate_run(info: RunInfo, *, is_whole: bool = False) -> ExecutionEstimate:
+    """The estimate that follows from a dry run. Reads the memo, asks no model.
+
+    Parameters
+    ----------
+    is_whole
+        The steps that were not run keep the number of records, and end the pipeline.
+    """
+    made = _Estimating(info, is_whole)
     for run in info.steps:
         made.add(run)
     return made.result()
@@ -209,8 +226,9 @@ def estimate_run(info: RunInfo) -> ExecutionEstimate:
 class _Estimating:
     """Goes through the steps with the records that pending answers would bring."""
 
-    def __init__(self, info: RunInfo) -> None:
+    def __init__(self, info: RunInfo, is_whole: bool) -> None:
         self._info = info
+        self._is_whole = is_whole
         self._steps: list[StepEstimate] = []
         self._bases: list[tuple[StepRun, StepBasis]] = []
         self._costs: list[Uncertain] = []
@@ -226,10 +244,19 @@ class _Estimating:
     def result(self) -> ExecutionEstimate:
         """The estimate of all steps."""
         info, steps = self._info, self._steps
+        if self._is_whole:
+            for node in info.compiled.nodes[len(steps) :]:
+                before = steps[-1]
+                own = StepEstimate(node.name, before.records_out, before.out.is_exact, before.out)
+                steps.append(own)
+        rest = info.compiled.nodes[len(steps) :]
         asking = [s.name for s in steps if s.calls.high]
         known = sum(self._costs, ZERO).range
+        n_records = count_of(info.compiled)
+        if n_records is None and info.steps and info.status == "complete":
+            n_records = info.steps[0].n_out
         return ExecutionEstimate(
-            info.steps[0].n_out if info.steps else 0,
+            n_records,
             tuple(steps),
             info.memo_path,
             calls=self._calls.range,
@@ -240,6 +267,8 @@ class _Estimating:
             known_cost=known,
             unpriced=tuple(self._unpriced),
             limit=info.settings.get("limit"),
+            new_records=math.nan if rest else self._pending.likely,
+            is_replay=info.mode == "replay",
         )
 
     def _basis(self) -> list[tuple[str, str]]:
@@ -306,7 +335,7 @@ class _Estimating:
         if isinstance(step, Filter) or (fan.n and fan.total == fan.squares):
             if not fan.n:
                 self._guesses.append(f"{run.name}: assumed that all stay")
-                return pending * drawn(name, 1.0, lambda rng: rng.uniform(0.0, 1.0))
+                return pending * drawn(name, 1.0, UNIFORM)
             self._guesses.append(f"{run.name}: {fan.total:,.0f} of {fan.n:,.0f} {words} stay")
             return binomial(f"{name}/of", pending, share(name, fan.total, fan.n))
         if not fan.n:
@@ -339,9 +368,8 @@ class _Estimating:
         pending = [c for c in run.calls if c.status == "pending"]
         is_exact = entering.range.high == 0 and type(step).expected_calls is LLMStep.expected_calls
         n_answered = sum(1 for c in run.calls if c.status == "answered")
-        saved = sum(
-            math.nan if c.usd is None else c.usd for c in run.calls if c.status == "answered"
-        )
+        on_disk = {(c.key, c.label): c.usd for c in run.calls if c.status == "answered"}
+        saved = sum(math.nan if usd is None else usd for usd in on_disk.values())
         spots: dict[tuple[str, str], CallRow] = {}
         for c in pending:
             spots.setdefault((c.key, c.label), c)
@@ -357,7 +385,7 @@ class _Estimating:
                     failed_before=sum(1 for c in run.calls if c.status == "failed"),
                     models={m.name: 0.0 for m in step.models},
                     saved_usd=saved,
-                    is_free=_is_free(step),
+                    is_free=is_free(step),
                 )
             )
             return
@@ -401,12 +429,13 @@ class _Estimating:
                 cost=UNKNOWN if unpriced else cost.range,
                 seconds=seconds.range,
                 answered=n_answered + len(pending) - len(spots),
+                shared=len(pending) - len(spots),
                 failed_before=sum(1 for c in run.calls if c.status == "failed"),
                 models=by_name,
                 input_tokens=tokens[0],
                 output_tokens=tokens[1],
                 saved_usd=saved,
-                is_free=_is_free(step),
+                is_free=is_free(step),
                 known_cost=cost.range,
             )
         )
@@ -431,7 +460,7 @@ class _Estimating:
             return asked * float(planned)
         low, likely, high = self._rounds(run, step)
         name = f"{run.name}/rounds"
-        per_record = drawn(name, likely, lambda rng: rng.triangular(low, high, likely))
+        per_record = triangular(name, low, likely, high)
         rounds = per_record - float(planned)
         return asked * per_record + rounds.at_least(0.0) * (n_pending / planned)
 
@@ -455,7 +484,7 @@ class _Estimating:
         name = f"{run.name}/skipped"
         if not n:
             self._guesses.append(f"{run.name}: assumed that skip_if skips none")
-            return entering * drawn(name, 0.0, lambda rng: rng.uniform(0.0, 1.0))
+            return entering * drawn(name, 0.0, UNIFORM)
         return binomial(f"{name}/of", entering, share(name, run.fates.skipped, n))
 
     def _time(self, model: ModelBasis, n: Uncertain, tokens_out: Uncertain) -> Uncertain:
@@ -467,24 +496,3 @@ class _Estimating:
     def _in_flight(self, model: ModelBasis) -> int:
         most = int(self._info.settings.get("in_flight") or DEFAULT_IN_FLIGHT)
         return min(most, model.model.parallel or most)
-
-
-def _is_free(step: LLMStep) -> bool:
-    prices = [price_of(m) for m in step.models]
-    return all(p is not None and p.is_free for p in prices)
-
-
-def missing_keys(nodes: Sequence[CompiledNode]) -> list[str]:
-    """A sentence for each model that could not be asked for want of a key."""
-    found: dict[str, None] = {}
-    for node in nodes:
-        try:
-            models = node.step.models if isinstance(node.step, LLMStep) else []
-        except (TypeError, ValueError, DatafastError):
-            continue  # compiling lists it as a problem
-        for model in models:
-            missing = model.missing_key()
-            if missing:
-                name = formats.cell(model.name, formats.MAX_NAME)
-                found[f"{missing} is not set: step '{node.name}' cannot ask '{name}'"] = None
-    return list(found)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from datafast_nb.display import formats
-from datafast_nb.models.pricing import Price, price_of
-from datafast_nb.ranges import ZERO, Uncertain, between, drawn, share
+from datafast_nb.errors import DatafastError
+from datafast_nb.models.pricing import Price, list_usd, price_of
+from datafast_nb.ranges import NORMAL, UNIFORM, ZERO, Uncertain, beta, between, drawn, share
+from datafast_nb.steps.base import SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.measured import (
     Fan,
@@ -28,6 +30,7 @@ from datafast_nb.store.memo import Memo
 if TYPE_CHECKING:
     from datafast_nb.models.base import Model
     from datafast_nb.runs import CallRow, StepRun
+    from datafast_nb.validate import CompiledNode, CompiledPipeline
 
 BYTES_PER_TOKEN = 4.0
 """Rough size of a token of English text, where nothing has been measured."""
@@ -39,8 +42,6 @@ ASSUMED_USABLE = (9.5, 0.5)
 MAX_MEASURED = 500
 """Answers of a step that are looked at again, evenly spread."""
 MAX_KEPT_CALLS = 2_000
-MAX_PARTS = 6
-"""Steps or models that one line tells of."""
 ANY_STEP = ""
 """Name under which the figures of a model over all steps are kept."""
 BYTES_PER_MESSAGE = 16
@@ -226,12 +227,12 @@ class ModelBasis:
         """Where the input tokens come from."""
         best = self._best(1)
         if best is not None and not best[1]:
-            return f"measured on {_n(best[2].n_calls, 'reply', 'replies')}"
+            return f"measured on {counted(best[2].n_calls, 'reply', 'replies')}"
         if self.of_model is not None and self.of_model.tokens_in.n:
             n = self.of_model.n_calls
-            return f"bytes of the prompts, at the rate of {_n(n, 'earlier call', 'earlier calls')}"
+            return f"bytes of the prompts, at the rate of {counted(n, 'earlier call', 'earlier calls')}"
         if best is not None:
-            return f"{_n(best[2].n_calls, 'reply', 'replies')} {best[0]}"
+            return f"{counted(best[2].n_calls, 'reply', 'replies')} {best[0]}"
         return f"bytes of the prompts, assumed {BYTES_PER_TOKEN:g} a token"
 
     @property
@@ -243,8 +244,8 @@ class ModelBasis:
             likely = min(most, ASSUMED_OUTPUT_TOKENS)
             return f"assumed {likely:,} output tokens a call, range {likely // 8:,} to {most:,}"
         if not best[1]:
-            return f"mean of {_n(best[2].n_calls, 'answer', 'answers')} in the memo"
-        return f"{_n(best[2].n_calls, 'reply', 'replies')} {best[0]}"
+            return f"mean of {counted(best[2].n_calls, 'answer', 'answers')} in the memo"
+        return f"{counted(best[2].n_calls, 'reply', 'replies')} {best[0]}"
 
     @property
     def words_price(self) -> str:
@@ -256,7 +257,7 @@ class ModelBasis:
             return "free"
         source = f", {price.source}" if price.source else ""
         return (
-            f"{_per_mtok(price.input_per_mtok_usd)} in and {_per_mtok(price.output_per_mtok_usd)} "
+            f"{list_usd(price.input_per_mtok_usd)} in and {list_usd(price.output_per_mtok_usd)} "
             f"out per 1M tokens{source}"
         )
 
@@ -364,7 +365,7 @@ def _usable(run: StepRun, left: dict[str, Replies]) -> Uncertain:
         n_left = min(n_left, 20.0)
         return share(name, rate * n_left, n_left)
     good, bad = ASSUMED_USABLE
-    return drawn(name, 1.0, lambda rng: rng.betavariate(good, bad))
+    return drawn(name, 1.0, beta(good, bad))
 
 
 def distinct_share(run: StepRun, step: LLMStep) -> Uncertain:
@@ -375,7 +376,7 @@ def distinct_share(run: StepRun, step: LLMStep) -> Uncertain:
     if n == len(run.calls):
         return Uncertain(1.0)
     likely = n / len(run.calls)
-    return drawn(f"{run.name}/distinct", likely, lambda rng: rng.uniform(0.0, 1.0))
+    return drawn(f"{run.name}/distinct", likely, UNIFORM)
 
 
 def tokens_of(
@@ -406,88 +407,49 @@ def dollars(
     if cheaper is None or not cached:
         return cost
     off = (price.input_per_mtok_usd - cheaper) / 1e6
-    part = drawn(f"{model.name}/cached", cached, lambda rng: cached * rng.uniform(0.5, 1.5))
+    part = drawn(f"{model.name}/cached", cached, [cached * (0.5 + u) for u in UNIFORM])
     return cost - tokens_in * part.at_most(1.0) * off
-
-
-def _per_mtok(usd: float) -> str:
-    return f"${usd:,.2f}" if usd >= 0.1 else f"${usd:g}"
 
 
 def _blurred(figure: Uncertain, name: str, off: float) -> Uncertain:
     """The figure, of which the source itself may be off by a factor about 1 ± `off`."""
     if not off:
         return figure
-    factor = drawn(f"{name}/source", 1.0, lambda rng: math.exp(off * rng.gauss(0.0, 1.0)))
+    factor = drawn(f"{name}/source", 1.0, [math.exp(off * z) for z in NORMAL])
     return figure * factor
 
 
-def _n(n: float, word: str, words: str) -> str:
+def counted(n: float, word: str, words: str) -> str:
+    """A number with its noun: "1 reply", "20 replies"."""
     return f"{n:,.0f} {word if n == 1 else words}"
 
 
-# The same in words.
+def is_free(step: LLMStep) -> bool:
+    """All its models are."""
+    prices = [price_of(m) for m in step.models]
+    return all(p is not None and p.is_free for p in prices)
 
 
-def figures_words(asking: Sequence[tuple[str, ModelBasis, int]]) -> list[tuple[str, str]]:
-    """Where tokens, prices and times come from; for each (step, model, calls in flight)."""
-    prices = {formats.cell(m.model.name, formats.MAX_NAME): m.words_price for _, m, _ in asking}
-    return [
-        ("tokens in", _by_step([(step, m.words_in) for step, m, _ in asking])),
-        ("tokens out", _by_step([(step, m.words_out) for step, m, _ in asking])),
-        ("price", _some([f"{name}, {words}" for name, words in prices.items()])),
-        ("time", _by_step([(step, _time_words(m, n)) for step, m, n in asking])),
-    ]
+def missing_keys(nodes: Sequence[CompiledNode]) -> list[str]:
+    """A sentence for each model that could not be asked for want of a key."""
+    found: dict[str, None] = {}
+    for node in nodes:
+        try:
+            models = node.step.models if isinstance(node.step, LLMStep) else []
+        except (TypeError, ValueError, DatafastError):
+            continue  # compiling lists it as a problem
+        for model in models:
+            missing = model.missing_key()
+            if missing:
+                name = formats.cell(model.name, formats.MAX_NAME)
+                found[f"{missing} is not set: step '{node.name}' cannot ask '{name}'"] = None
+    return list(found)
 
 
-def _time_words(model: ModelBasis, in_flight: int) -> str:
-    if not model.n_timed:
-        return "unknown: no call has been timed"
-    return f"mean of {_n(model.n_timed, 'call', 'calls')}, {in_flight} in flight"
-
-
-def reasons(bases: Sequence[tuple[StepRun, StepBasis]], waiting: Sequence[str]) -> str:
-    """Why there are new calls; `waiting`: steps with calls that only earlier answers will tell."""
-    fresh: list[str] = []
-    out: list[str] = []
-    first = ""
-    for run, basis in bases:
-        n = len({(c.key, c.label) for c in run.calls if c.status == "pending"})
-        if not n:
-            continue
-        first = first or run.name
-        has_answers = any(c.status == "answered" for c in run.calls)
-        changed = basis.earlier.changed(settings_of(basis.step)) if basis.earlier else []
-        if changed and not has_answers:
-            out.append(f"{' and '.join(changed)} of '{run.name}' changed")
-        else:
-            fresh.append(f"{'' if has_answers else 'all '}{n:,} of {run.name}")
-    if fresh:
-        out.append(f"not asked before: {', '.join(fresh)}")
-    if waiting:
-        verb = "wait" if len(waiting) > 1 else "waits"
-        out.append(f"{', '.join(waiting)} {verb} for answers of {first}")
-    return "; ".join(out)
-
-
-def reask_words(bases: Sequence[StepBasis]) -> tuple[str, str]:
-    """Whether calls that are asked again after an unusable reply are counted."""
-    n_calls = sum(b.n_calls for b in bases)
-    n_replies = sum(b.n_replies for b in bases)
-    if n_replies > n_calls > 0:
-        return "asked again", f"{n_replies / n_calls:.2f} replies a call, as measured"
-    return "not counted", "calls asked again after an unusable reply"
-
-
-def _by_step(said: Sequence[tuple[str, str]]) -> str:
-    """The words of each step, said once where they are the same for all."""
-    words = list(dict.fromkeys(w for _, w in said))
-    if len(words) == 1:
-        return words[0]
-    return _some(list(dict.fromkeys(f"{name}: {w}" for name, w in said)))
-
-
-def _some(parts: Sequence[str]) -> str:
-    """The first of them, with a count of the others."""
-    rest = len(parts) - MAX_PARTS
-    return "; ".join((*parts[:MAX_PARTS], *([f"… +{rest:,}"] if rest > 0 else [])))
+def count_of(compiled: CompiledPipeline) -> int | None:
+    """Records of the source, where it knows them without reading."""
+    source = compiled.nodes[0].step
+    try:
+        return source.count() if isinstance(source, SourceStep) else None
+    except Exception:  # a file that is gone, a source of the user: the run says it better
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +18,16 @@ from datafast_nb.engine.preview import Preview, new_context, preview_of
 from datafast_nb.engine.progress import listener as progress_listener
 from datafast_nb.engine.runner import Runner
 from datafast_nb.errors import DatafastError
-from datafast_nb.estimate import ExecutionEstimate, estimate_run
+from datafast_nb.estimate import UNKNOWN, ExecutionEstimate, Range, StepEstimate, estimate_run
+from datafast_nb.estimate_basis import count_of
 from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
 from datafast_nb.options import options
 from datafast_nb.pipeline_graph import static_graph
 from datafast_nb.pipeline_view import pipeline_view
 from datafast_nb.results import Result
-from datafast_nb.steps.base import SourceStep, Step
+from datafast_nb.steps.base import SinkStep, SourceStep, Step
+from datafast_nb.steps.llm import LLMStep
+from datafast_nb.steps.transform import Map
 from datafast_nb.trace import RecordTrace, ResultSource, trace_all
 from datafast_nb.validate import CompiledPipeline
 
@@ -246,8 +250,9 @@ class Pipeline:
     ) -> ExecutionEstimate:
         """Predict calls, tokens and dollars of `run(limit=…)`. Asks no model.
 
-        Free steps run as in the full run; each call is looked up in the memo, so the number of
-        new calls is exact as far as earlier answers are on disk.
+        Free steps run as in the full run, as far as they decide how many calls there are; each
+        call is looked up in the memo, so the number of new calls is exact as far as earlier
+        answers are on disk.
 
         Raises
         ------
@@ -256,7 +261,13 @@ class Pipeline:
         """
         settings = _settings(limit, pick, limit_at, None, None, (batch_size, max_concurrent), False)
         settings.dry = True
-        return estimate_run(self._execute(settings, None, []).info)
+        compiled = self.compile()
+        last = _last_counted(compiled)
+        if last is None:
+            return _without_models(compiled, settings.limit, limit_at)
+        if limit_at not in (None, "source"):
+            last = max(last, compiled.index(str(limit_at)))
+        return estimate_run(self._execute(settings, last, []).info, is_whole=True)
 
     def visualize(self) -> str:
         """The graph as text: a line a step, with what it is."""
@@ -421,3 +432,29 @@ def _set_log_level(level: str | int) -> None:
         raise DatafastError(
             f"log_level is {level!r}; use 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"
         ) from None
+
+
+def _last_counted(compiled: CompiledPipeline) -> int | None:
+    """Index of the last step that must run to count records and calls; None: no model is asked."""
+    if not any(isinstance(c.step, LLMStep) for c in compiled.nodes):
+        return None
+    return max(i for i, c in enumerate(compiled.nodes) if not isinstance(c.step, (Map, SinkStep)))
+
+
+def _without_models(
+    compiled: CompiledPipeline, limit: int | None, limit_at: str | None
+) -> ExecutionEstimate:
+    """The estimate of a pipeline that asks no model: nothing of it is run."""
+    n = count_of(compiled)
+    at = 0 if limit_at in (None, "source") else compiled.index(str(limit_at))
+    steps: list[StepEstimate] = []
+    for i, node in enumerate(compiled.nodes):
+        n_in = 0 if i == 0 else n
+        if i and not isinstance(node.step, (Map, SinkStep)):
+            n = None
+        if limit is not None and i == at and n is not None:
+            n = min(n, limit)
+        out = UNKNOWN if n is None else Range.exact(float(n))
+        entering = math.nan if n_in is None else float(n_in)
+        steps.append(StepEstimate(node.name, entering, n is not None, out))
+    return ExecutionEstimate(count_of(compiled), tuple(steps), "", limit=limit)

@@ -10,6 +10,7 @@ from datafast_nb.display.views import Graph, GraphNode, Line, Mark, muted
 from datafast_nb.engine.outlook import Outlook
 from datafast_nb.errors import Problem
 from datafast_nb.estimate import ExecutionEstimate, StepEstimate
+from datafast_nb.estimate_view import price
 from datafast_nb.ranges import Range
 from datafast_nb.steps.base import ChoiceStep, SinkStep
 from datafast_nb.steps.llm import LLMStep
@@ -136,31 +137,42 @@ def _lines(
 def _llm_lines(
     llm: LLMStep, name: str, step: StepEstimate | None, outlook: Outlook, per: str
 ) -> tuple[Line, ...]:
+    is_replay = outlook.estimate is not None and outlook.estimate.is_replay
     if step is None:
         n = llm.calls_per_record
         return ((f"{formats.plural(n, 'call')} a record",),)
-    known = step.answered + step.failed_before
+    unlooked = outlook.unlooked.get(name, 0.0)
+    known = step.answered + step.failed_before + unlooked
     calls = Range(step.calls.low + known, step.calls.likely + known, step.calls.high + known)
     total = _about(amount_words(calls), outlook)
     lines: list[Line] = [(f"{total} {'call' if calls.high == 1 else 'calls'}{per}",)]
-    if not step.llm_calls:
-        lines.append((muted("all in the memo"),))
+    in_memo = step.answered - step.shared
+    if unlooked:
+        lines.append((muted(f"{in_memo + step.failed_before:,} memo, others not looked up"),))
+    elif not step.llm_calls:
+        lines.append((muted(_no_calls(step)),))
     else:
-        shared = outlook.shared(name)
-        parts = [f"{known - shared:,} memo"] if known > shared and not per else []
-        parts += [f"{shared:,} shared"] if shared else []
+        n_known = in_memo + step.failed_before
+        parts = [f"{n_known:,} memo"] if n_known and not per else []
+        parts += [f"{step.shared:,} shared"] if step.shared else []
         if parts:
             about = "" if step.calls.is_exact and outlook.is_exact else "~"
-            parts.append(f"{about}{step.llm_calls:,.0f} new")
+            noun = "missing" if is_replay else "new"
+            parts.append(f"{about}{step.llm_calls:,.0f} {noun}")
             lines.append((muted(", ".join(parts)),))
-        if step.is_free:
-            lines.append((muted("free"),))
-        elif step.cost.is_known:
-            about = "" if outlook.is_exact else "~"
-            lines.append((muted(about + formats.usd(step.estimated_cost)),))
-        else:
-            lines.append((muted("price unknown"),))
+        elif is_replay:
+            lines.append((muted("all missing"),))
+        if not is_replay:
+            about = "" if outlook.is_exact or step.is_free else "~"
+            cost = price(step.cost, step.known_cost, is_free=step.is_free)
+            lines.append((muted("price unknown" if cost == "unknown" else about + cost),))
     return tuple(lines)
+
+
+def _no_calls(step: StepEstimate) -> str:
+    if step.failed_before:
+        return f"{step.answered:,} memo, {step.failed_before:,} failed before"
+    return "all in the memo" if step.answered else "no record"
 
 
 def _about(words: str, outlook: Outlook) -> str:

@@ -21,6 +21,7 @@ from datafast_nb.display.views import (
     muted,
     strong,
 )
+from datafast_nb.engine.outlook import Outlook
 from datafast_nb.estimate import StepEstimate
 from datafast_nb.pipeline_graph import kind_word
 from datafast_nb.runs import CallRow, StepRun
@@ -37,7 +38,7 @@ def llm_fold(
     node: CompiledNode,
     step: StepEstimate | None,
     runs: Sequence[StepRun],
-    is_exact: bool,
+    outlook: Outlook,
     width: int,
 ) -> Fold:
     """An LLM step: settings, templates, the first prompt that waits, what the memo holds.
@@ -46,8 +47,8 @@ def llm_fold(
     ----------
     runs
         What runs without calls did at this step, the preview's first.
-    is_exact
-        The step's estimate looked all its calls up in the memo.
+    outlook
+        What the step's estimate rests on.
     width
         Characters that a template or a prompt may take.
     """
@@ -66,7 +67,7 @@ def llm_fold(
     if prompt is not None:
         facts.append(prompt)
     if step is not None:
-        facts.append(Fact("memo", _memo_words(step, is_exact)))
+        facts.append(Fact("memo", _memo_words(step, outlook)))
     return Fold(formats.cell(node.name, 60), (muted(_settings(llm)),), (Facts(tuple(facts), True),))
 
 
@@ -113,17 +114,27 @@ def _messages(call: CallRow, width: int) -> list[Block]:
     return blocks
 
 
-def _memo_words(step: StepEstimate, is_exact: bool) -> Line:
-    total = step.answered + step.failed_before + step.llm_calls
-    about = "" if step.calls.is_exact and is_exact else "up to "
-    if not step.llm_calls:
-        line: Line = (Mark("memo"), f" all {total:,.0f} answered" if total else " no call")
+def _memo_words(step: StepEstimate, outlook: Outlook) -> Line:
+    total = step.answered - step.shared + step.failed_before + step.llm_calls
+    in_memo = step.answered - step.shared
+    if outlook.unlooked.get(step.name):
+        n = in_memo + step.failed_before
+        line: Line = (Mark("memo"), f" all {n:,} looked up are answered")
+    elif not step.llm_calls:
+        n_all = in_memo + step.failed_before
+        line = (Mark("memo"), f" all {n_all:,} answered" if n_all else " no call")
+        if step.failed_before:
+            line = (f"{in_memo:,} answered",)
     else:
-        line = (
-            f"{step.answered:,} of {about}{total:,.0f} answered, {about}{step.llm_calls:,.0f} new",
-        )
+        about = "" if step.calls.is_exact and outlook.is_exact else outlook.about or "~"
+        new = f"{about}{step.llm_calls:,.0f} new"
+        line = (f"{in_memo:,} of {about}{total:,.0f} answered, {new}",)
+    if step.shared:
+        line = (*line, f" · {step.shared:,} shared at temperature 0")
     if step.failed_before:
         said = f" {formats.plural(step.failed_before, 'call')} failed before and is not asked again"
+        if step.failed_before > 1:
+            said = said.replace("and is not", "and are not")
         line = (*line, " · ", Mark("failed"), said)
     return line
 

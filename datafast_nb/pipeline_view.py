@@ -31,11 +31,13 @@ from datafast_nb.display.views import (
     muted,
 )
 from datafast_nb.engine.kept import KeptResults
-from datafast_nb.engine.outlook import FIRST_RECORDS, Outlook, outlook_of, source_count
+from datafast_nb.engine.outlook import FIRST_RECORDS, Outlook, outlook_of
 from datafast_nb.engine.preview import Preview, preview_of
 from datafast_nb.engine.preview_table import preview_blocks
 from datafast_nb.errors import Problem
 from datafast_nb.estimate import ExecutionEstimate, StepEstimate, missing_keys
+from datafast_nb.estimate_basis import count_of
+from datafast_nb.estimate_view import missing_answers, nothing_new, price
 from datafast_nb.options import options
 from datafast_nb.pipeline_graph import pipeline_graph, records_words
 from datafast_nb.pipeline_steps import free_fact, llm_fold
@@ -45,6 +47,7 @@ from datafast_nb.validate import CompiledPipeline, inspect_graph
 
 PREVIEW_RECORDS = 5
 MAX_FOLDS = 20
+MAX_BASIS = 120
 MAX_PROMPTS = 24_000
 """Characters of all templates and prompts of a display."""
 
@@ -73,10 +76,7 @@ def pipeline_view(pipeline: Any, kept: KeptResults) -> tuple[Document, Document]
     look = _look(pipeline, compiled, kept)
     estimate = look.outlook.estimate
     n = len(compiled.nodes)
-    is_answered = estimate is not None and look.outlook.is_exact and not estimate.calls.high
-    has_llm = any(isinstance(c.step, LLMStep) for c in compiled.nodes)
-    state = "every answer is on disk" if is_answered and has_llm else "not run"
-    facts: Line = (f"{formats.plural(n, 'step')} · {state}",)
+    facts: Line = (f"{formats.plural(n, 'step')} · {_state(look)}",)
     blocks: list[Block] = [
         pipeline_graph(compiled, look.outlook, look.n_source, failed_at=_failed_at(look)),
     ]
@@ -84,7 +84,7 @@ def pipeline_view(pipeline: Any, kept: KeptResults) -> tuple[Document, Document]
         blocks.append(problem_table((), compiled.traps))
     asking = {s.name for s in estimate.steps if s.llm_calls} if estimate is not None else None
     nodes = [c for c in compiled.nodes if asking is None or c.name in asking]
-    for said in missing_keys(nodes):
+    for said in () if _is_replay(look) else missing_keys(nodes):
         blocks.append(Paragraph((Mark("warning"), f" {formats.cell(said)}")))
     blocks.extend(_full_run(look))
     if look.preview is not None:
@@ -97,6 +97,41 @@ def pipeline_view(pipeline: Any, kept: KeptResults) -> tuple[Document, Document]
     return Document((head, *blocks)), Document((line, *blocks))
 
 
+def _has_llm(look: _Look) -> bool:
+    return any(isinstance(c.step, LLMStep) for c in look.compiled.nodes)
+
+
+def _is_replay(look: _Look) -> bool:
+    """Answers are missing, and nobody would be asked for them."""
+    estimate = look.outlook.estimate
+    return estimate is not None and estimate.is_replay and look.outlook.has_new
+
+
+def _state(look: _Look) -> str:
+    """Where the pipeline stands, in a few words."""
+    outlook, estimate = look.outlook, look.outlook.estimate
+    if estimate is None or not _has_llm(look):
+        return "not run"
+    if _is_replay(look):
+        return f"replay: {_missing(look)}, the run would stop at the first"
+    if outlook.has_new:
+        return "not run"
+    return _answered(outlook) if outlook.unlooked else nothing_new(estimate)
+
+
+def _missing(look: _Look) -> str:
+    estimate = look.outlook.estimate
+    assert estimate is not None
+    said = missing_answers(estimate)
+    return said if look.outlook.is_exact or said.startswith("~") else f"~{said}"
+
+
+def _answered(outlook: Outlook) -> str:
+    n = outlook.n_sample
+    which = "first record" if n == 1 else f"first {n:,} records"
+    return f"{which} answered, the rest was not looked up"
+
+
 def _one_line(look: _Look) -> str:
     compiled, estimate = look.compiled, look.outlook.estimate
     parts = [formats.plural(len(compiled.nodes), "step")]
@@ -104,13 +139,18 @@ def _one_line(look: _Look) -> str:
         size = formats.plural(look.n_source, "record")
         out = f" → {records_words(compiled, look.outlook)}" if estimate is not None else ""
         parts.append(size + out)
-    if estimate is not None and any(s.models for s in estimate.steps):
+    if estimate is not None and _is_replay(look):
+        parts.append(f"replay, {_missing(look)}")
+    elif estimate is not None and look.outlook.unlooked and not look.outlook.has_new:
+        parts.append(_answered(look.outlook))
+    elif estimate is not None and any(s.models for s in estimate.steps):
         about = "" if estimate.is_exact and look.outlook.is_exact else "~"
         per = " per 1,000 records" if look.outlook.scope == "per_1000" else ""
         parts.append(f"{about}{formats.plural(estimate.calls.likely, 'new call')}{per}")
         if not estimate.is_free:
             guess = "" if look.outlook.is_exact else "~"
-            parts.append(f"est. {guess}{formats.usd(estimate.cost.likely)}{per}")
+            cost = price(estimate.cost, estimate.known_cost, is_free=False)
+            parts.append("price unknown" if cost == "unknown" else f"est. {guess}{cost}{per}")
     return f"Pipeline({', '.join(parts)})"
 
 
@@ -126,7 +166,7 @@ def _problem_view(compiled: CompiledPipeline, problems: Sequence[Problem]) -> Do
     return Document(
         (
             Head("Pipeline", facts),
-            pipeline_graph(compiled, Outlook(), source_count(compiled), problems),
+            pipeline_graph(compiled, Outlook(), count_of(compiled), problems),
             problem_table(problems, compiled.traps),
             Paragraph((muted(f"{said} Nothing was asked."),), is_note=True),
         )
@@ -143,7 +183,7 @@ def _failed_at(look: _Look) -> str:
 
 
 def _look(pipeline: Any, compiled: CompiledPipeline, kept: KeptResults) -> _Look:
-    n_source = source_count(compiled)
+    n_source = count_of(compiled)
     if options.preview_on_display == "off":
         said = 'displays run nothing: options.preview_on_display is "off"'
         return _Look(compiled, None, Outlook(reason=said), n_source)
@@ -170,7 +210,7 @@ def _look(pipeline: Any, compiled: CompiledPipeline, kept: KeptResults) -> _Look
 
 
 def _full_run(look: _Look) -> list[Block]:
-    if not any(isinstance(c.step, LLMStep) for c in look.compiled.nodes):
+    if not _has_llm(look):
         return []
     outlook = look.outlook
     estimate = outlook.estimate
@@ -181,55 +221,54 @@ def _full_run(look: _Look) -> list[Block]:
     title, note = "Full run", "if started now; nothing has been asked for this display"
     if outlook.scope == "per_1000":
         title, note = "Per 1,000 records", "the source does not say how many it has"
-    tiles = [_cost_tile(look, estimate), _calls_tile(look, estimate)]
-    if estimate.calls.high:
-        tiles.append(_time_tile(look, estimate))
-    tiles.append(_records_tile(look))
-    return [
-        Section(
-            title,
-            (muted(note),),
-            (Tiles(tuple(tiles)), Paragraph((muted(_basis(outlook, estimate)),), is_note=True)),
-        )
-    ]
+    tiles = [_calls_tile(look, estimate), _records_tile(look)]
+    if not _is_replay(look) and (outlook.has_new or not outlook.unlooked):
+        tiles.insert(0, _cost_tile(look, estimate))
+        if outlook.has_new:
+            tiles.insert(2, _time_tile(look, estimate))
+    body: list[Block] = [Tiles(tuple(tiles))]
+    basis = _basis(look, estimate)
+    if basis:
+        body.append(Paragraph((muted(basis),), is_note=True))
+    return [Section(title, (muted(note),), tuple(body))]
 
 
 def _cost_tile(look: _Look, estimate: ExecutionEstimate) -> Tile:
     cost = estimate.cost
-    if not estimate.calls.high:
-        return Tile("cost", "$0", (("every answer is on disk",),))
+    if not look.outlook.has_new:
+        return Tile("cost", "$0", ((nothing_new(estimate),),))
     if estimate.is_free:
         return Tile("cost", "free")
-    if not cost.is_known:
-        unknown = [
-            m
-            for s in estimate.steps
-            if not s.cost.is_known
-            for m, n in s.models.items()
-            if n or len(s.models) == 1
-        ]
-        named = formats.some_names(list(dict.fromkeys(unknown)), 60)
-        return Tile("cost", "unknown", ((muted(f"no price for {named}: give price="),),))
-    about = "" if look.outlook.is_exact else "~"
-    lines: tuple[Line, ...] = ()
-    if not cost.is_exact:
-        lines = ((muted(formats.usd_range(cost.low, cost.high)),),)
-    return Tile("cost", about + formats.usd(cost.likely), lines)
+    figure = price(cost, estimate.known_cost, is_free=False)
+    about = "" if look.outlook.is_exact or figure == "unknown" else "~"
+    lines: list[Line] = []
+    if estimate.unpriced:
+        named = formats.some_names(list(estimate.unpriced), 60)
+        lines.append((muted(f"no price for {named}: give price="),))
+    elif not cost.is_exact:
+        lines.append((muted(formats.usd_range(cost.low, cost.high)),))
+    return Tile("cost", about + figure, tuple(lines))
 
 
 def _calls_tile(look: _Look, estimate: ExecutionEstimate) -> Tile:
+    outlook = look.outlook
     n_failed = sum(s.failed_before for s in estimate.steps)
-    total = estimate.calls.likely + estimate.total_answered + n_failed
-    about = "" if estimate.is_exact and look.outlook.is_exact else "~"
-    up_to = "" if look.outlook.is_exact else "up to "
-    shared = sum(look.outlook.shared(s.name) for s in estimate.steps)
+    unlooked = sum(outlook.unlooked.values())
+    total = estimate.calls.likely + estimate.total_answered + n_failed + unlooked
+    about = "" if estimate.is_exact and outlook.is_exact else "~"
+    shared = estimate.total_shared
     known = estimate.total_answered - shared
     lines: list[Line] = []
     if known:
         lines.append((Mark("memo"), f" {_figure(known)} in the memo"))
+    if unlooked:
+        lines.append((muted(f"~{_figure(unlooked)} not looked up"),))
     if shared:
         lines.append((muted(f"{_figure(shared)} shared at temperature 0"),))
-    lines.append((Mark("new"), f" {up_to}{_figure(estimate.calls.likely)} new"))
+    if outlook.has_new or not unlooked:
+        word = "missing" if _is_replay(look) else "new"
+        guess = outlook.about if outlook.has_new else ""
+        lines.append((Mark("new"), f" {guess}{_figure(estimate.calls.likely)} {word}"))
     if n_failed:
         lines.append((Mark("failed"), f" {_figure(n_failed)} failed before"))
     return Tile("calls", about + _figure(total), tuple(lines))
@@ -258,15 +297,21 @@ def _records_tile(look: _Look) -> Tile:
     return Tile("records", records_words(look.compiled, look.outlook), lines)
 
 
-def _basis(outlook: Outlook, estimate: ExecutionEstimate) -> str:
-    parts = []
-    if not outlook.is_exact:
-        n = outlook.n_sample
-        which = "the first record" if n == 1 else f"the first {n:,} records"
-        parts.append(f"from {which}, answers looked up for these alone; .estimate() counts exactly")
-    parts += [f"{label}: {words}" for label, words in estimate.basis]
-    said = " · ".join(parts)
-    return formats.cell(said[:1].upper() + said[1:], 500)
+def _basis(look: _Look, estimate: ExecutionEstimate) -> str:
+    """What the figures rest on most; all of it stands in the estimate."""
+    outlook, basis = look.outlook, dict(estimate.basis)
+    said = []
+    n = outlook.n_sample
+    which = "the first record" if n == 1 else f"the first {n:,} records"
+    if not outlook.is_exact and outlook.has_new:
+        said.append(f"From {which}, the only ones looked up; .estimate() counts exactly.")
+    elif outlook.unlooked:
+        said.append(f"All calls about {which} are answered; .estimate() counts the others.")
+    if outlook.has_new and not _is_replay(look) and "tokens out" in basis:
+        tokens = formats.cell(basis["tokens out"], MAX_BASIS)
+        rest = "" if said else " (.estimate() has all)"
+        said.append(f"Tokens out: {tokens}{rest}.")
+    return " ".join(said)
 
 
 # The preview and what to do next.
@@ -282,8 +327,7 @@ def _preview_note(look: _Look) -> str:
         which = "the only record" if n == 1 else f"all {n:,} records"
     if preview.entry:
         which = f"first {n:,} of those chosen"
-    has_llm = any(isinstance(c.step, LLMStep) for c in look.compiled.nodes)
-    replies = "; replies only from the memo" if has_llm else ""
+    replies = "; replies only from the memo" if _has_llm(look) else ""
     return f"{which}, free steps computed{replies}"
 
 
@@ -293,19 +337,19 @@ def _next(look: _Look) -> Paragraph:
     if look.preview is not None and look.preview.failure:
         said = " raises the error here, with its traceback"
         return Paragraph((muted("Next: "), code(".preview()"), muted(said)))
-    if estimate is not None and estimate.calls.high:
-        one = _next_one(look, estimate)
-        if one is not None:
-            parts.append(one)
-        some = _next_some(look, estimate)
-        if some is not None:
-            parts.append(some)
-    has_llm = any(isinstance(c.step, LLMStep) for c in look.compiled.nodes)
+    if _is_replay(look):
+        said = " lets the run ask for what is missing"
+        return Paragraph((muted("Next: "), code('options.mode = "normal"'), muted(said)))
+    if estimate is not None and look.outlook.has_new:
+        parts += [p for p in (_next_one(look, estimate), _next_some(look, estimate)) if p]
+    has_llm = _has_llm(look)
+    if look.outlook.unlooked:
+        parts.insert(0, [code(".estimate()"), muted(" counts")])
     if estimate is None and has_llm:
         parts.append([code(".run_one()")])
         parts.append([code(f".run(limit={FIRST_RECORDS})")])
     said = "" if has_llm else " asks no model"
-    if estimate is not None and has_llm and not estimate.calls.high:
+    if estimate is not None and has_llm and look.outlook.is_exact and not look.outlook.has_new:
         said = " no new call"
     parts.append([code(".run()"), muted(said)] if said else [code(".run()")])
     line: list[Inline] = [muted("Next: ")]
@@ -359,7 +403,7 @@ def _next_some(look: _Look, estimate: ExecutionEstimate) -> list[Inline] | None:
             return [typed, muted(" no new call")]
     else:
         entering = next((s.records_in for s in estimate.steps if s.models), 0.0)
-        if look.outlook.is_exact or entering <= FIRST_RECORDS:
+        if look.outlook.is_exact or look.outlook.unlooked or entering <= FIRST_RECORDS:
             return None
         share = FIRST_RECORDS / entering
         calls, dollars, about = estimate.calls.likely * share, estimate.cost.likely * share, "~"
@@ -390,8 +434,7 @@ def _folds(look: _Look) -> list[Block]:
     blocks: list[Block] = []
     for node in asking[:MAX_FOLDS]:
         found = [r[node.name] for r in runs if node.name in r]
-        is_exact = look.outlook.is_exact
-        blocks.append(llm_fold(node, by_name.get(node.name), found, is_exact, width))
+        blocks.append(llm_fold(node, by_name.get(node.name), found, look.outlook, width))
     if len(asking) > MAX_FOLDS:
         blocks.append(Paragraph((muted(f"… and {len(asking) - MAX_FOLDS:,} more LLM steps"),)))
     names = formats.some_names([c.name for c in free])

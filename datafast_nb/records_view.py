@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,7 +28,7 @@ from datafast_nb.display.views import (
     strong,
 )
 from datafast_nb.records import Record, column_names
-from datafast_nb.runs import StepRun, calls_behind
+from datafast_nb.runs import FATE_WORDS, StepRun, calls_behind
 from datafast_nb.steps.llm import LLMStep
 
 if TYPE_CHECKING:
@@ -91,12 +90,12 @@ def _status(result: Result, row: int) -> Line:
     run = result._dropped_at
     if run is None:
         return status_line(status_of(calls_behind(result.info.steps, row)))
-    at = bisect_left(run.errors, row, key=lambda error: error.record)
-    if at < len(run.errors) and run.errors[at].record == row:
+    fate = run.loss_of(row)
+    if fate == "failed":
         return status_line("failed")
-    if isinstance(run.step, LLMStep):
+    if run.call_of is not None:
         return status_line("not_asked")
-    return (Mark("filtered"), " filtered")
+    return (Mark("filtered"), f" {FATE_WORDS[fate]}")
 
 
 def _sample(result: Result, n_columns: int) -> list[Record]:

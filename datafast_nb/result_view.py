@@ -32,6 +32,8 @@ from datafast_nb.records_view import records_blocks
 from datafast_nb.runs import FATE_WORDS, FATES, CallRow, Funnel, StepRun, calls_behind
 from datafast_nb.steps.base import SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
+from datafast_nb.steps.sample_view import sample_card
+from datafast_nb.steps.sampling import Sample
 from datafast_nb.steps.transform import Map
 from datafast_nb.store.ledger import Ledger, dollars, ledger_table, money_of
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 MAX_TILES = 7
 MAX_CALLS_IN_FULL = 8
 MAX_NOTES = 10
+MAX_SAMPLES = 3
 MAX_OWN = 1_000
 """Records of a slice whose calls are followed back for its bill."""
 
@@ -71,6 +74,8 @@ def result_view(result: Result, extent: Extent | None = None) -> Document:
     if not is_part and len(info.steps) > 1:
         blocks.append(_funnel(info))
     blocks += records_blocks(result, () if is_part else info.steps, extent.rows)
+    if not result and not is_part:
+        blocks += _why_none(info)
     blocks += _what_else(result)
     blocks += _records_in_full(result, extent)
     if not is_part:
@@ -211,6 +216,10 @@ def _step_lines(info: RunInfo, run: StepRun) -> list[Line]:
         total = source_rows(info)
         is_part = total is not None and total > run.n_out
         return [("read",), (f"of {total:,}",)] if is_part else [("read",)]
+    if not run.n_in and not run.n_out:
+        # Of a run that was cut short the records may not have come this far.
+        is_over = info.status in ("complete", "limited")
+        return [("none came" if is_over else "not reached",)]
     lost: list[Inline] = []
     for fate in FATES:
         n = getattr(run.fates, fate)
@@ -233,6 +242,23 @@ def _step_lines(info: RunInfo, run: StepRun) -> list[Line]:
     if run.partly_failed:
         lines.append((Mark("failed"), f" {run.partly_failed:,} in part"))
     return lines
+
+
+def _why_none(info: RunInfo) -> list[Block]:
+    """At which step the last records were lost, of a run that has none in the end."""
+    last = next((run for run in info.steps if not run.n_out), None)
+    if last is None:
+        return []
+    name = formats.cell(last.name, formats.MAX_NAME)
+    if not last.index:
+        return [Paragraph((Mark("warning"), f" {name} gave no record"), is_note=True)]
+    lost = [(getattr(last.fates, f), FATE_WORDS[f]) for f in FATES if f != "skipped"]
+    how = ", ".join(f"{n:,} of {last.n_in:,} {word}" for n, word in lost if n)
+    said = f" no record got past {name}{f' ({how})' if how else ''}"
+    if not how:
+        return [Paragraph((Mark("warning"), said), is_note=True)]
+    asked = code(f'.dropped("{name}")')
+    return [Paragraph((Mark("warning"), f"{said}: ", asked), is_note=True)]
 
 
 # What else there is to say, always open.
@@ -271,10 +297,21 @@ def _what_next(result: Result) -> list[Block]:
             rest = "free" if usd == 0 else f"about {formats.usd(usd / n * (total - n))}"
             line = (*line, f", {rest} for the other {total - n:,}, by what these {n:,} cost")
         return [Paragraph(line, is_note=True)]
+    if info.status == "failed" and _is_stored(result):
+        said = " asks the failed ones again. Running again would not: their replies are on disk."
+        return [Paragraph((code(".retry_failed()"), said), is_note=True)]
     if info.status in ("interrupted", "budget", "failed"):
         said = "Run it again to go on: every answer that arrived is kept and not paid twice"
         return [Paragraph((f"{said}.",), is_note=True)]
     return []
+
+
+def _is_stored(result: Result) -> bool:
+    """Whether all that a failed run lacks are replies that were received and are of no use."""
+    runs = result.info.steps
+    errors = [e for run in runs for e in run.errors]
+    waits = any(run.fates.waiting for run in runs)
+    return bool(errors) and not waits and all(e.text is not None for e in errors)
 
 
 # Folds.
@@ -345,7 +382,23 @@ def _run_folds(result: Result, extent: Extent) -> list[Block]:
         money = money_of(total)
         note: Line = (formats.plural(total.n_calls, "call"), *((" · ", *money) if money else ()))
         blocks.append(Fold("Ledger", note, (ledger_table(ledger), ledger.basis)))
+    blocks += _sample_folds(info)
     blocks.append(_graph_fold(info))
+    return blocks
+
+
+def _sample_folds(info: RunInfo) -> list[Block]:
+    """What each sample did to its table, as far as both tables are kept."""
+    blocks: list[Block] = []
+    for run in info.steps[1:]:
+        before = info.steps[run.index - 1].table
+        if not isinstance(run.step, Sample) or before is None or run.table is None:
+            continue
+        if run.fates.filtered and len(blocks) < MAX_SAMPLES:
+            name = formats.cell(run.name, formats.MAX_NAME)
+            card = sample_card(run.step, before.records, run.table.records)
+            note: Line = (f"{run.n_out:,} of {formats.plural(run.n_in, 'record')}",)
+            blocks.append(Fold(f"{name}: before and after", note, card))
     return blocks
 
 

@@ -355,6 +355,9 @@ class Result(Shown, list[Record]):
             return f"Result({shown})"
         return super().__repr__()
 
+    # IPython takes the first class that has one of both.
+    _repr_pretty_ = Shown._repr_pretty_
+
 
 def _prices_in_words(models: Sequence[Model]) -> str:
     """List prices of the models: "gpt-4.1-nano: $0.10 in, $0.40 out per 1M tokens (…)."."""

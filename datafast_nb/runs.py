@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from datafast_nb.display import formats, views
 from datafast_nb.display.shown import Shown
@@ -233,6 +233,10 @@ class ErrorList(Shown, list[CallError]):
         return fmean(known) if known else None
 
 
+Loss = Literal["filtered", "failed", "waiting", "beyond_limit"]
+"""Fate of a record that a step did not let through."""
+
+
 @dataclass
 class StepRun:
     """What a run did at one step."""
@@ -250,6 +254,8 @@ class StepRun:
     calls: list[CallRow] = field(default_factory=list)
     rows: Sequence[int] | None = None
     """Of a source that a limit applies to: the row of each record; None: in order from the first."""
+    selected: Sequence[int] | None = None
+    """Inputs that a limit let through, ascending; None: all of them."""
     call_of: list[int] | None = None
     """For each output record the index of its call; -1 for a skipped record."""
     errors: list[CallError] = field(default_factory=list)
@@ -260,6 +266,21 @@ class StepRun:
     notes: list[str] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     """The bill of `calls`, made when the step has ended."""
+    found: dict[int, Record] = field(default_factory=dict, repr=False, compare=False)
+    """Where there is no table: records that were computed again to look back, by their indices."""
+    again: Sequence[Record] | None = field(default=None, repr=False, compare=False)
+    """All records computed again, of a step that cannot be asked about one record alone."""
+
+    def loss_of(self, record: int) -> Loss:
+        """What became of input `record`, which has no output."""
+        at = bisect_left(self.errors, record, key=lambda error: error.record)
+        if at < len(self.errors) and self.errors[at].record == record:
+            return "failed"
+        if self.selected is not None:
+            at = bisect_left(self.selected, record)
+            if at == len(self.selected) or self.selected[at] != record:
+                return "beyond_limit"
+        return "filtered" if self.call_of is None else "waiting"
 
     def child_of(self, record: int) -> int | None:
         """Index of the first output of input `record` of an LLM step; None if it has none."""

@@ -228,7 +228,17 @@ def _calls(run: StepRun, chosen: list[int], *, is_one: bool) -> tuple[CallRow, .
         return ()
     if is_one:
         return tuple(run.calls)
-    return tuple(run.calls[run.call_of[i]] for i in chosen if run.call_of[i] >= 0)
+    mine = {run.call_of[i] for i in chosen if run.call_of[i] >= 0}
+    if run.partly_failed:
+        # What a record that went on cost too: its calls that gave nothing.
+        for record in {run.parents.of(i) for i in chosen}:
+            first = bisect_left(run.calls, record or 0, key=lambda call: call.record)
+            for k in range(first, len(run.calls)):
+                if run.calls[k].record != record:
+                    break
+                if run.calls[k].status == "failed":
+                    mine.add(k)
+    return tuple(run.calls[k] for k in sorted(mine))
 
 
 def _fate(run: StepRun, chosen: list[int], before: list[int]) -> tuple[str, str]:
@@ -245,11 +255,12 @@ def _fate(run: StepRun, chosen: list[int], before: list[int]) -> tuple[str, str]
         return "advanced", ""
     if errors:
         return "failed", _reasons(errors)
-    if run.fates.filtered and not isinstance(run.step, LLMStep):
-        return "filtered", ""
-    if run.fates.beyond_limit and not (mine & {c.record for c in run.calls}):
+    losses = {run.loss_of(i) for i in mine}
+    if losses == {"beyond_limit"}:
         return "left out", "beyond the limit of the run"
-    return ("waiting", "") if run.fates.waiting else ("advanced", "")
+    if "filtered" in losses:
+        return "filtered", ""
+    return ("waiting", "") if "waiting" in losses else ("advanced", "")
 
 
 def _reasons(errors: Sequence[CallError]) -> str:

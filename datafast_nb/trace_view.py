@@ -114,7 +114,7 @@ def _legend(trace: RecordTrace) -> tuple[Line, ...]:
 
 
 def _step_section(step: TraceStep, before: Sequence[Record], i: int) -> Section:
-    note: list[Inline] = [muted(f"{step.kind}  ")] if step.kind else []
+    note: list[Inline] = [muted(f"{step.kind} · ")] if step.kind else []
     note += _fate(step)
     blocks: list[Block] = []
     n = len(step.records)
@@ -186,8 +186,9 @@ def _gained(record: Record, old: Record | None, *, is_first: bool) -> list[Block
     new = {k: v for k, v in new.items() if not k.startswith("_")}
     facts = []
     for name, value in list(new.items())[:MAX_COLUMNS]:
-        sign = "" if old is not None and name in old else "+ "
-        facts.append(Fact(f"{sign}{formats.cell(name, formats.MAX_NAME)}", blocks_of(value)))
+        is_new = old is None or name not in old
+        label = formats.cell(name, formats.MAX_NAME)
+        facts.append(Fact(label, blocks_of(value), "added" if is_new else None))
     blocks: list[Block] = [Facts(tuple(facts))] if facts else []
     if len(new) > MAX_COLUMNS:
         more = formats.plural(len(new) - MAX_COLUMNS, "more column")

@@ -13,9 +13,9 @@ from datafast_nb.display.views import Document
 from datafast_nb.errors import DatafastError
 from datafast_nb.lineage import base_row
 from datafast_nb.models.base import Message
-from datafast_nb.records import Record, copy_record
+from datafast_nb.records import Record, RowIds, copy_record, normalise_records
 from datafast_nb.runs import CallRow, StepRun, way_back
-from datafast_nb.steps.base import ChoiceStep, SinkStep
+from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.outputs import Unusable
 from datafast_nb.steps.transform import Filter
@@ -25,6 +25,11 @@ from datafast_nb.validate import nearest
 
 if TYPE_CHECKING:
     from datafast_nb.results import Result
+
+ROWS_READ = 1024
+"""Rows of a source that are read at once in search of one."""
+MAX_FOUND = 1_000
+"""Records of a step that are kept for further looks."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,14 +135,20 @@ def explain(result: Result, row: int, column: str) -> Why:
 
 
 class _Look:
-    """A look back from one record of a Result; computes again, once, what was not kept."""
+    """A look back from one record of a Result.
+
+    Where a run kept no tables, the one record is computed again from its row of the source: user
+    functions are called on it alone, and what they gave is kept with the run.
+    """
 
     def __init__(self, result: Result, row: int) -> None:
         self._result = result
         self._row = row
         self._steps: Sequence[StepRun] = result.info.steps
         self._way = way_back(self._steps, result._rows[row])
-        self._again: dict[int, Sequence[Record]] = {}
+        for run in self._steps:
+            if len(run.found) > MAX_FOUND:
+                run.found.clear()
 
     def explain(self, last: int, place: int, column: str) -> Why:
         """Where `column` of record `place` of step number `last` comes from."""
@@ -264,14 +275,94 @@ class _Look:
 
     def _record(self, k: int, at: int) -> Record:
         """Record `at` of those that left step number `k`. Raises DatafastError."""
-        table = self._steps[k].table
-        if table is not None:
-            return table.records[at]
-        if k not in self._again:
-            self._again[k] = self._result.at(k)
-            if len(self._again[k]) != self._steps[k].n_out:
-                raise _changed(self._steps[k].name)
-        return self._again[k][at]
+        way = [at]
+        record = self._known(k, at)
+        while record is None:
+            k -= 1
+            parent = self._steps[k + 1].parents.of(way[-1])
+            assert parent is not None  # `_known` has what stands behind a hidden lineage
+            way.append(parent)
+            record = self._known(k, parent)
+        for child, parent in zip(reversed(way[:-1]), reversed(way[1:]), strict=True):
+            k += 1
+            record = self._next(self._steps[k], child, parent, record)
+            self._steps[k].found[child] = record
+        return record
+
+    def _known(self, k: int, at: int) -> Record | None:
+        """The record, where it need not be made of the one before."""
+        run = self._steps[k]
+        if run.table is not None:
+            return run.table.records[at]
+        if at in run.found:
+            return run.found[at]
+        if k == 0:
+            run.found[at] = self._read(run, at)
+            return run.found[at]
+        if run.parents.known and isinstance(run.step, _RECORD_WISE):
+            return None
+        if run.again is None:
+            again = self._result.at(k)
+            if len(again) != run.n_out:
+                raise _changed(run.name)
+            run.again = again
+        return run.again[at]
+
+    def _read(self, run: StepRun, at: int) -> Record:
+        """A row of the source, read again as far as it stands."""
+        source = run.step
+        assert isinstance(source, SourceStep)
+        row = at if run.rows is None else run.rows[at]
+
+        def where(_: int) -> str:
+            return f"step '{run.name}', {source.place(row)}"
+
+        start = 0
+        for chunk in source.read(ROWS_READ):
+            if row < start + len(chunk):
+                raw = chunk[row - start : row - start + 1]
+                [record], _ = normalise_records(raw, where=where, from_frame=source.from_frame)
+                identity = self._identity(self._way) if self._way[0] == at else ""
+                if hasattr(source, "row_ids") or _is_row(record, identity):
+                    return record
+                break
+            start += len(chunk)
+        raise _changed(run.name)
+
+    def _next(self, run: StepRun, at: int, parent: int, before: Record) -> Record:
+        """Output `at` of a step, made of its input `parent`."""
+        step = run.step
+        if isinstance(step, LLMStep):
+            assert run.call_of is not None
+            place = run.call_of[at]
+            if place < 0:
+                return step.skipped(before)
+            call = run.calls[place]
+            return step.output(before, call.values or {}, _variant(step, call), call.output_index)
+        if not isinstance(step, ChunkStep) or type(step) is Filter:
+            return before
+        where = f"step '{run.name}', record {parent}"
+        out, _, is_user_made = step.run_chunk([before], flat=False, where=lambda _: where)
+        if is_user_made:
+            out, _ = normalise_records(out, where=lambda _: where)
+        first, end = at, at + 1
+        while first and run.parents.of(first - 1) == parent:
+            first -= 1
+        while run.parents.of(end) == parent:
+            end += 1
+        if len(out) != end - first:
+            raise _changed(run.name)
+        made: Record = out[at - first]
+        return made
+
+
+_RECORD_WISE = (ChunkStep, ChoiceStep, SinkStep, LLMStep)
+"""Steps whose outputs can be made again of their one input."""
+
+
+def _is_row(record: Record, identity: str) -> bool:
+    """Whether a source row has this identity; also where the identity is not known."""
+    return not identity or RowIds().take([record])[0] == identity.partition("-")[0]
 
 
 def _variant(step: LLMStep, call: CallRow) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from datafast_nb.display import formats
 from datafast_nb.display.views import (
+    SIGNS,
     Cell,
     Document,
     Fact,
@@ -111,9 +112,10 @@ def _lines(block: Any) -> Iterator[str]:
 
 def _fact(fact: Fact) -> Iterator[str]:
     body: Any = fact.body
+    label = f"{SIGNS[fact.mark]} {fact.label}" if fact.mark else fact.label
     if is_line(body):
-        yield f"{fact.label}: {plain(body)}"
+        yield f"{label}: {plain(body)}"
         return
-    yield f"{fact.label}:"
+    yield f"{label}:"
     for inner in body:
         yield from _lines(inner)

@@ -97,6 +97,7 @@ class Parsed(HTMLParser):
         if tag == "div":
             self.handle_data("\n")
         if tag in ("td", "th"):
+            self.text += " "
             self._cell.append(len(self.cells))
             self.cells.append("")
         if tag == "summary":
@@ -142,10 +143,10 @@ class Parsed(HTMLParser):
 
 
 def obeyed(text: str) -> list[str]:
-    """Characters on which a terminal or a browser would do something; line ends aside."""
+    """Characters on which a terminal or a browser would do something; line ends and tabs aside."""
     return sorted(
         c
-        for c in set(text) - {"\n"}
+        for c in set(text) - {"\n", "\t"}
         if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in BIDI
     )
 
@@ -195,6 +196,7 @@ def check_forms(bundle: Bundle) -> Display:
     assert tuple(bundle) == FORMS
     display = Display(bundle)
     assert all(text.strip() for text in display.texts)
+    assert "\t" not in display.plain  # where it leads to, nobody knows
     for form in bundle.values():
         assert not obeyed(form)
         assert len(form.encode()) <= HARD_BYTES

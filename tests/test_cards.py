@@ -36,11 +36,12 @@ from datafast_nb import (
     Sink,
     Source,
 )
+from datafast_nb.display import formats
 from datafast_nb.display.views import Document, Fact, Facts, Head, Legend, Table, plain
 from datafast_nb.engine.events import Noted, Progress, RunFinished, RunStarted, StepStarted
 from datafast_nb.engine.handle import Run, Snapshot
 from datafast_nb.engine.progress import NotebookLine
-from datafast_nb.errors import LLMError
+from datafast_nb.errors import BudgetExceededError, LLMError
 from datafast_nb.models.base import Model, Request, Response, Usage
 from datafast_nb.models.pricing import list_usd
 from datafast_nb.models.tally import tally_of
@@ -707,7 +708,7 @@ def test_a_run_shows_where_it_stands_the_same_until_something_happens() -> None:
         first = shown(run)
         clock[0] = 1_000.0
         assert shown(run) == first
-        assert head(run) == "Run running  42 of 100 calls of ask"
+        assert head(run) == "Running  42 of 100 calls of ask"
         assert legend(run) == "● 0 from the memo | ○ 42 new | paid $0.042"
         assert facts(run) == {
             "step": "ask, 2 of 2",
@@ -716,7 +717,7 @@ def test_a_run_shows_where_it_stands_the_same_until_something_happens() -> None:
         }
         assert "run.stop()" in words(run) and "await run" in words(run)
         run.stop()
-        assert head(run).startswith("Run stopping") and repr(run) == "Run(stopping 42/100, $0.042)"
+        assert head(run).startswith("Stopping") and repr(run) == "Run(stopping 42/100, $0.042)"
     finally:
         release.set()
     run.result(20)
@@ -904,3 +905,33 @@ def test_a_view_is_plain_data(tmp_path: Path) -> None:
     for name, thing in everything(tmp_path).items():
         if name != "price":
             assert isinstance(thing.view(), Document), name
+
+
+def test_calls_that_a_budget_refused_are_not_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATAFAST_NB_PROGRESS", "1")
+    model = FakeModel(name="poor-1", price=(1_000.0, 1_000.0))
+    rows = Source.list([{"a": str(i)} for i in range(8)])
+    pipeline = rows >> LLMStep(prompt="{a}", output_columns=["b"], model=model)
+    with pytest.raises(BudgetExceededError) as caught:
+        pipeline.run(budget=0.01)
+    said = capsys.readouterr().err
+    assert "0 of 8 calls, 0 answered, 0 new" in said and "8 of 8" not in said
+    assert "budget=$0.01 is too little: the next call may cost up to $" in str(caught.value)
+    run = pipeline.start(budget=0.01)
+    run.result(20)
+    assert "0 of 8 calls" in head(run)
+
+
+def test_prices_are_said_in_one_way() -> None:
+    assert facts(FakeModel(price=(2.5, 10)))["price"] == (
+        "$2.50 in, $10 out per 1M tokens · as given"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(5, "$5.00"), (0.25, "$0.25"), (0.015, "$0.015"), (1_200.5, "$1,200.50")]
+)
+def test_a_limit_is_printed_as_typed(value: float, said: str) -> None:
+    assert formats.limit_usd(value) == said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,32 @@ def test_figures_are_dollars_per_thousand_records_and_means() -> None:
     assert figure(made, "all steps", "cost").a == pytest.approx(a.ledger.total.paid_usd / 4 * 1000)
     tokens = figure(made, "ask", "tokens in, mean")
     assert tokens.b - tokens.a == pytest.approx(1)  # one word more
+
+
+def test_the_same_draws_cost_the_same_whether_asked_or_answered() -> None:
+    asked: dict[str, int] = {}
+
+    def moody(request: Request) -> Any:
+        prompt = request.messages[0]["content"]
+        asked[prompt] = asked.get(prompt, 0) + 1
+        if "number 2" in prompt or ("number 5" in prompt and asked[prompt] == 1):
+            return "no json"
+        return {"question": "Why?"}
+
+    pipeline = dfn.Source.list(ROWS) >> dfn.LLMStep(
+        V1, output_columns={"question": str}, model=Counted(moody), retry_delay=0.0
+    )
+    first, again = pipeline.run(), pipeline.run()
+    for old, new in zip(first.call_rows, again.call_rows, strict=True):
+        tokens = [(c.input_tokens, c.output_tokens) for c in (old, new)]
+        assert tokens[0] == tokens[1] and old.usd == pytest.approx(new.usd)
+    made = dfn.diff(first, again)
+    assert all(f.a == pytest.approx(f.b) for f in made.figures)
+    paid = first.ledger.total
+    saved = again.ledger.total
+    assert saved.paid_usd == 0 == saved.wasted_usd and saved.failed == 1
+    failed = next(c for c in first.call_rows if c.status == "failed")
+    assert failed.usd is not None and paid.paid_usd == pytest.approx(saved.saved_usd + failed.usd)
 
 
 def test_settings_that_changed_are_listed() -> None:
@@ -455,6 +482,27 @@ def test_a_slice_compares_its_own_records() -> None:
     assert [r.a["id"] for r in made.rows] == [1, 2]  # type: ignore[index]
 
 
+def test_figures_of_slices_rest_on_their_own_records() -> None:
+    rows = [{"id": i, "text": f"article number {i} about cats" + " and" * 40 * i} for i in range(8)]
+    a, b = build(rows=rows).run(), build(V2, rows=rows).run()
+    made = dfn.diff(a[:3], b[:3])
+    cost = figure(made, "ask", "cost")
+    own = [c.usd or 0.0 for c in a.step("ask").calls[:3]]
+    assert cost.of == (3, 3) and cost.a == pytest.approx(1000 * sum(own) / 3)
+    assert figure(dfn.diff(a[:3], b), "ask", "cost").of == (3, 3)
+    only = dfn.diff(a[:3], b).only_b
+    assert {row.end for row in only} == {"not among the records given"}
+
+
+def test_dropped_records_against_their_result() -> None:
+    whole = build() >> dfn.Filter(lambda r: r["id"] < 5).as_step("k")
+    result = whole.run()
+    made = dfn.diff(result.dropped("k"), result)
+    assert {row.end for row in made.only_a} == {"filtered at 'k'"}
+    assert {row.end for row in made.only_b} == {"not among the records given"}
+    assert "gave fewer" not in all_text(made.view()) and "free" not in all_text(made.view())
+
+
 def test_a_result_against_itself_is_identical() -> None:
     result = build().run(limit=3)
     made = dfn.diff(result, result)
@@ -529,6 +577,15 @@ def test_many_records_are_counted() -> None:
     shown = all_text(dfn.diff(a, b).view())
     assert "10 that differ" in shown
     assert "30 identical" in shown
+
+
+def test_many_identical_records_are_compared_quickly() -> None:
+    rows = [{"id": i, "text": f"text {i}"} for i in range(20_000)]
+    result = (dfn.Source.list(rows) >> dfn.Map(lambda r: {**r, "z": 1})).run()
+    started = time.process_time()
+    made = dfn.diff(result, result)
+    assert "20,000 are identical" in repr(made) and made.identical is made.identical
+    assert time.process_time() - started < 1.5
 
 
 def test_the_text_form_fits_in_100_columns() -> None:

@@ -6,8 +6,10 @@ import math
 import os
 import sqlite3
 import statistics
+import time
 from hashlib import blake2b
 from random import Random
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -34,7 +36,15 @@ from datafast_nb.estimate import ExecutionEstimate, Range
 from datafast_nb.models.base import Request, Response, Usage
 from datafast_nb.models.pricing import Price
 from datafast_nb.ranges import N_DRAWS, Uncertain, share
-from datafast_nb.store.measured import Fan, Fit, Replies, StepFigures, add_figures, read_figures
+from datafast_nb.store.measured import (
+    MAX_NAMES,
+    Fan,
+    Fit,
+    Replies,
+    StepFigures,
+    add_figures,
+    read_figures,
+)
 from datafast_nb.store.memo import Memo, open_memo
 
 N_SEQUENCES = int(os.environ.get("ESTIMATE_SEQUENCES", "30"))
@@ -361,6 +371,36 @@ def test_a_longer_look_is_not_replaced_by_a_glance():
     assert known.after["f"].total == 2
 
 
+def test_figures_of_runs_at_the_same_time_add_up():
+    memo = open_memo()
+
+    def add() -> None:
+        for _ in range(15):
+            replies = Replies()
+            replies.add(100, (30, 10), 0.5, is_usable=True)
+            add_figures(memo, "s", ["q"], StepFigures({"prompt": "a"}, {"m": replies}))
+
+    threads = [Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = read_figures(memo, "s", ["q"])
+    assert kept is not None and kept.models["m"].n_calls == pytest.approx(60)
+
+
+def test_figures_of_the_latest_models_and_steps_are_kept():
+    known = StepFigures({"prompt": "a"})
+    for i in range(30):
+        replies = Replies()
+        replies.add(100, (30, 10), 0.5, is_usable=True)
+        known.update(StepFigures({"prompt": "a"}, {"m0": replies, f"m{i}": replies}))
+        known.update(StepFigures({"prompt": "a"}, {}, {f"f{i}": Fan(9, 9, 9)}))
+    assert len(known.models) == len(known.after) == MAX_NAMES
+    assert "m0" in known.models and "m29" in known.models and "m5" not in known.models
+    assert "f29" in known.after and "f0" not in known.after
+
+
 def test_a_run_that_asks_nothing_leaves_nothing():
     pipeline = Source.list(rows(3)) >> ask()
     pipeline.run()
@@ -444,9 +484,75 @@ def test_saved_and_per_record_dollars():
     estimate = pipeline.estimate()
     assert estimate.total_saved_usd == pytest.approx(8 * 4 * 100 / 1e6)
     assert estimate.records.likely == 20
-    assert estimate.usd_per_record == pytest.approx(estimate.cost.likely / 20)
+    # What a further record costs: the 8 on disk are paid.
+    assert estimate.new_records == 12
+    assert estimate.usd_per_record == pytest.approx(estimate.cost.likely / 12)
     assert steps(estimate)["ask"].models == {"fake": 12}
     assert math.isnan((Source.list([]) >> ask(model)).estimate().usd_per_record)
+
+
+def test_equal_questions_are_counted_and_saved_once():
+    model = FakeModel("four words each time", price=(0.0, 100.0))
+    pipeline = Source.list([{"text": "same"}] * 10) >> ask(model, temperature=0)
+    estimate = pipeline.estimate()
+    assert (estimate.total_llm_calls, estimate.total_shared) == (1, 9)
+    legend = next(b for b in estimate.view().blocks if isinstance(b, Legend))
+    said = [plain(i) for i in legend.items]
+    assert said == ["○ 1 new call", "9 shared at temperature 0"]
+    cells = [plain(c.line) for c in table_of(estimate).rows[1]]  # type: ignore[union-attr]
+    assert cells[:5] == ["ask", "10", "–", "9", "1"]
+    pipeline.run()
+    estimate = pipeline.estimate()
+    assert (estimate.total_answered, estimate.total_shared) == (10, 0)
+    assert estimate.total_saved_usd == pytest.approx(4 * 100 / 1e6)
+
+
+def test_the_source_is_counted_and_not_what_was_read_of_it(tmp_path):
+    even = Filter(lambda r: r["id"] % 2 == 0).as_step("even")
+    estimate = (Source.list(rows(30)) >> even >> ask()).estimate(limit=5)
+    assert estimate.total_records == 30 and "5 of 30 records" in repr(estimate)
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(f'{{"id": {i}, "text": "t"}}\n' for i in range(30)))
+    limited = (Source.file(file) >> even >> ask()).estimate(limit=5)
+    assert limited.total_records is None and " of 30 " not in repr(limited)
+    whole = (Source.file(file) >> even >> ask()).estimate()
+    assert whole.total_records == 30 and "15 of 30 records" in repr(whole)
+
+
+def test_models_of_one_step_are_told_apart_in_the_basis():
+    seen, other = FakeModel("a b c", name="seen"), FakeModel("a b c", name="other")
+    (Source.list(rows(10)) >> ask(seen)).run(limit=5)
+    words = dict((Source.list(rows(10)) >> ask([seen, other])).estimate().basis)
+    assert "ask, seen: " in words["tokens out"] and "ask, other: " in words["tokens out"]
+
+
+def test_what_no_count_depends_on_is_not_run():
+    seen: list[str] = []
+
+    def noted(word: str) -> Any:
+        return Map(lambda r: seen.append(word) or r)
+
+    free = (Source.list(rows(9)) >> noted("free") >> Filter(lambda r: True)).estimate()
+    assert seen == [] and free.total_llm_calls == 0 and "not counted" in repr(free)
+    assert (Source.list(rows(9)) >> noted("free")).estimate(limit=4).records == Range.exact(4)
+    pipeline = Source.list(rows(9)) >> noted("before") >> ask() >> noted("after")
+    pipeline.run()
+    seen.clear()
+    estimate = pipeline.estimate()
+    assert seen == ["before"] * 9 and estimate.records == Range.exact(9)
+    assert [s.records_out for s in estimate.steps] == [9, 9, 9, 9]
+
+
+def test_many_steps_are_estimated_in_reasonable_time():
+    pipeline: Any = Source.list(rows(3))
+    for i in range(60):
+        column = "text" if not i else f"c{i - 1}"
+        model = FakeModel(price=(1.0, 2.0))
+        pipeline = pipeline >> ask(model, f"s{i}", f"{i} {{{column}}}", output_columns=[f"c{i}"])
+    started = time.process_time()
+    first = pipeline.estimate()
+    assert time.process_time() - started < 2.5
+    assert pipeline.estimate().cost == first.cost
 
 
 # Time.

@@ -290,6 +290,14 @@ def test_a_funnel_of_many_steps_is_a_table(new_home: Any) -> None:
     assert "filtered" in text.draw(result.funnel.view())
 
 
+def test_very_many_data_steps_in_a_row_run() -> None:
+    steps = [dfn.Map(lambda r: {"n": r["n"] + 1}) for _ in range(2_000)]
+    result = dfn.Pipeline([dfn.Source.list([{"n": 0}, {"n": 5}]), *steps]).run()
+    assert [r["n"] for r in result] == [2_000, 2_005]
+    assert result.funnel.steps[-1].fates.advanced == 2
+    assert result.why(1, "n").source_index == 1
+
+
 def test_a_run_that_did_nothing_says_so() -> None:
     empty = dfn.Source.list([{"n": 1}]) >> dfn.Filter(lambda r: False)
     result = empty.run()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import re
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -316,6 +320,110 @@ def test_what_functions_print_is_caught_and_shown_each_time(capsys):
     assert plain(fold.body[0].line).splitlines() == [f"looking at {i}" for i in range(5)]
 
 
+def test_displays_at_the_same_time_catch_their_own_prints_and_no_others():
+    entered = threading.Event()
+    former = sys.stdout
+
+    def slow(word: str, seconds: float) -> Any:
+        def loud(record: Record) -> Record:
+            print(word, record["n"])
+            entered.set()
+            time.sleep(seconds)
+            return record
+
+        return loud
+
+    first = Source.list(rows(5)) >> Map(slow("first", 0.03))
+    second = Source.list(rows(5)) >> Map(slow("second", 0.06))
+    other = io.StringIO()
+    sys.stdout = other
+    try:
+        thread = threading.Thread(target=shown, args=(second,))
+        thread.start()
+        assert entered.wait(5)
+        elsewhere = threading.Thread(target=print, args=("of another thread",))
+        elsewhere.start()
+        elsewhere.join()
+        shown(first)
+        thread.join()
+        assert sys.stdout is other
+    finally:
+        sys.stdout = former
+    assert other.getvalue() == "of another thread\n"
+    assert [p._kept.printed.count(w) for p in (first, second) for w in ("first", "second")] == [
+        5, 0, 0, 5,
+    ]  # fmt: skip
+
+
+def test_an_output_that_a_function_puts_in_place_stays_its_own():
+    former = sys.stdout
+
+    def redirects(record: Record) -> Record:
+        print("before")
+        with contextlib.redirect_stdout(io.StringIO()):
+            print("hidden")
+            shown(Source.list(rows(1)) >> Map(lambda r: print("inner") or r))
+        return record
+
+    pipeline = Source.list(rows(1)) >> Map(redirects)
+    shown(pipeline)
+    assert sys.stdout is former
+    assert pipeline._kept.printed == "before\n"
+
+
+def test_steps_of_the_user_run_once_over_many_displays_also_where_a_later_one_raises():
+    loads: list[int] = []
+    seen: list[int] = []
+
+    class Own(Step):
+        def load(self) -> None:
+            loads.append(1)
+
+        def process(self, records: Any) -> Any:
+            for record in records:
+                seen.append(record["n"])
+                if record["n"] != 1:
+                    record["own"] = record["n"] * 2
+                    yield record
+
+    class OwnMap(Map):
+        def __init__(self) -> None:
+            super().__init__(lambda r: seen.append(r["n"]) or {**r, "m": 1})
+
+    quiet = Source.list(rows(9)) >> Own() >> ask()
+    first = shown(quiet)
+    assert shown(quiet) == first and seen == [0, 1, 2, 3, 4] and loads == [1]
+    assert [row[0] for row in previewed(quiet)] == ["0", "1", "2", "3", "4"]
+    seen.clear()
+    broken = Source.list(rows(9)) >> Own() >> OwnMap() >> Map(lambda r: r["no such"]) >> ask()
+    first = shown(broken)
+    assert shown(broken) == first and seen == [0, 1, 2, 3, 4, 0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("is_generator", [False, True])
+def test_a_function_that_raised_is_not_called_again_for_its_record(is_generator):
+    seen: list[int] = []
+
+    def check(record: Record) -> Any:
+        seen.append(record["n"])
+        if record["n"] == 2:
+            raise ValueError("two is bad")
+        return [record]
+
+    def make(record: Record) -> Any:
+        yield record
+        yield from check(record)
+
+    pipeline = Source.list(rows(9)) >> FlatMap(make if is_generator else check) >> ask()
+    first = shown(pipeline)
+    assert shown(pipeline) == first and "two is bad" in first["text/plain"]
+    assert seen == [0, 1, 2]
+    (raised,) = [
+        k for kept in pipeline._kept._of.values() for k in kept.values() if hasattr(k, "exc")
+    ]
+    assert raised.exc.__traceback__ is None
+
+
 def test_functions_that_sleep_or_never_end_are_left_after_the_preview_seconds():
     options.preview_seconds = 0.2
 
@@ -452,7 +560,7 @@ def test_with_functions_figures_are_scaled_and_say_so():
     )
     pipeline.run(limit=3)
     found = tiles(pipeline)
-    assert found["calls"] == ["~800", "● 3 in the memo", "○ up to 797 new"]
+    assert found["calls"] == ["~800", "● 3 in the memo", "○ ~797 new"]
     assert found["cost"][0] == "~$0.034"  # 797 × (3 × $1 + 4 × $10) per million
     assert "first 5 records" in notes(pipeline) and ".estimate() counts exactly" in notes(pipeline)
     assert nodes(pipeline)["most"][0] == "~800 records"
@@ -462,9 +570,122 @@ def test_with_functions_figures_are_scaled_and_say_so():
 def test_answers_of_the_first_records_say_nothing_of_the_others():
     model = FakeModel("four words each time", price=(1.0, 10.0))
     pipeline = Source.list(rows(1_000)) >> Map(lambda r: r) >> ask(model)
-    pipeline.run(limit=5)
-    assert tiles(pipeline)["calls"] == ["~1,000", "● 5 in the memo", "○ up to 995 new"]
+    pipeline.run(limit=3)
+    assert tiles(pipeline)["calls"] == ["~1,000", "● 3 in the memo", "○ up to 997 new"]
     assert tiles(pipeline)["cost"][0] == "~$0.043"
+    pipeline.run(limit=5)
+    assert tiles(pipeline) == {
+        "calls": ["~1,000", "● 5 in the memo", "~995 not looked up"],
+        "records": ["~1,000", "of 1,000"],
+    }
+    assert "5 memo, others not looked up" in nodes(pipeline)["ask"]
+    assert "first 5 records are answered; .estimate() counts the others" in notes(pipeline)
+
+
+def test_after_a_complete_run_no_display_announces_a_bill():
+    model = FakeModel("four words each time", price=(1.0, 10.0))
+    pipeline = Source.list(rows(30)) >> Map(lambda r: r) >> ask(model)
+    pipeline.run()
+    text = shown(pipeline)["text/plain"]
+    assert "$" not in text and "new call" not in text and "unknown" not in text
+    assert "first 5 records answered, the rest was not looked up" in text.splitlines()[0]
+    assert next_line(pipeline) == "Next: .estimate() counts · .run()"
+    longer = pipeline >> ask(model, "b", "Then {q}", output_columns=["z"])
+    found = tiles(longer)
+    assert found["calls"] == ["~60", "● 5 in the memo", "~25 not looked up", "○ ~30 new"]
+    assert found["cost"][0] == "~$0.077"  # 30 × (4 × $1 + 256 assumed × $10) per million
+    assert found["time"][0] != "unknown"  # the same model was timed at the step before
+    assert longer.estimate().total_llm_calls == 30
+
+
+def test_where_no_previewed_record_reaches_a_model_nothing_is_estimated():
+    model = FakeModel(price=(1.0, 2.0))
+    pipeline = Source.list(rows(1_000)) >> Filter(lambda r: r["n"] >= 5) >> ask(model)
+    text = shown(pipeline)["text/plain"]
+    assert "no estimate: none of the first 5 reached 'ask' · .estimate() counts" in notes(pipeline)
+    assert "on disk" not in text and "no new call" not in text and "$0" not in text
+    skipping = Source.list(rows(1_000)) >> ask(model, skip_if=lambda r: r["n"] < 5)
+    assert "none of the first 5 needed 'ask'" in notes(skipping)
+    assert "on disk" not in shown(skipping)["text/plain"]
+
+
+def test_equal_first_records_do_not_make_the_others_equal():
+    model = FakeModel("one two", price=(1.0, 10.0))
+    same = [{"n": i, "text": "same" if i < 5 else f"text {i}"} for i in range(1_000)]
+    pipeline = Source.list(same) >> Map(lambda r: r) >> ask(model, temperature=0)
+    assert tiles(pipeline)["calls"] == ["~996", "○ ~996 new"]
+    assert pipeline.estimate().total_llm_calls == 996
+
+
+def test_words_where_there_is_no_new_call():
+    failing = Source.list(rows(4)) >> ask(FakeModel("", name="empty"), max_retries=0)
+    with pytest.raises(dfn.LLMError):
+        failing.run()
+    said = "4 failed before, not asked again: .retry_failed()"
+    assert tiles(failing)["cost"] == ["$0", said]
+    assert said in plain(blocks(failing.view(), Head)[0].facts)
+    assert said in shown(failing.estimate())["text/plain"]
+    assert "every answer is on disk" not in shown(failing)["text/plain"]
+    none = Source.list([]) >> ask()
+    for text in (shown(none), shown(none.estimate()), shown((failing).estimate(limit=0))):
+        assert "no record reaches a model" in text["text/plain"]
+        assert "every answer is on disk" not in text["text/plain"]
+
+
+def test_the_model_without_a_price_is_named_and_the_known_part_is_shown():
+    known = FakeModel("a b", name="known", price=(10.0, 10.0))
+    mystery = FakeModel("a b", name="mystery", provider="someone")
+    for free in (None, Map(lambda r: r)):
+        pipeline = Source.list(rows(20)) if free is None else Source.list(rows(20)) >> free
+        pipeline = pipeline >> ask([known, mystery])
+        cost = tiles(pipeline)["cost"]
+        assert cost[0].endswith(" + unknown") and cost[1] == "no price for mystery: give price="
+        first = shown(pipeline)["text/plain"].splitlines()[0]
+        assert f"est. {cost[0]}" in first
+        head = shown(pipeline.estimate())["text/plain"]
+        assert head.startswith(cost[0].lstrip("~"))
+    only = Source.list(rows(3)) >> ask(mystery)
+    assert "price unknown" in shown(only)["text/plain"].splitlines()[0]
+
+
+def test_replay_says_what_is_missing_and_shows_no_price():
+    model = FakeModel("four words each time", price=(1.0, 10.0))
+    pipeline = Source.list(rows(5)) >> ask(model)
+    pipeline.run(limit=2)
+    options.mode = "replay"
+    said = "replay: 3 answers are missing, the run would stop at the first"
+    assert said in plain(blocks(pipeline.view(), Head)[0].facts)
+    assert set(tiles(pipeline)) == {"calls", "records"}
+    assert next_line(pipeline).startswith('Next: options.mode = "normal"')
+    for text in (shown(pipeline)["text/plain"], shown(pipeline.estimate())["text/plain"]):
+        assert "replay" in text.splitlines()[0] and "3 answers are missing" in text
+        assert "$" not in text and ".run_one" not in text
+    with pytest.raises(dfn.DatafastError):
+        pipeline.run()
+    options.mode = "normal"
+    pipeline.run()
+    options.mode = "replay"
+    assert tiles(pipeline)["cost"] == ["$0", "every answer is on disk"]
+
+
+def test_types_guessed_from_the_first_rows_are_said_to_be(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("n,text\n" + "".join(f"{i},{'text ' * 10}{i}\n" for i in range(20_000)))
+    said = "column types from the first 1,000 rows; a full run may read others"
+    assert said in notes(Source.file(file) >> ask())
+    assert said not in notes(Source.file(file, dtype=str) >> ask())
+    file.write_text("n,text\n1,a\n")
+    assert said not in notes(Source.file(file) >> ask())
+
+
+def test_the_basis_is_short_in_a_display_and_whole_in_the_estimate():
+    pipeline = Source.list(rows(40)) >> ask() >> ask(name="b", prompt="{q}", output_columns=["z"])
+    body = section(pipeline, "Full run").body
+    said = [plain(b.line) for b in body if isinstance(b, Paragraph)]
+    assert said == [
+        "Tokens out: assumed 256 output tokens a call, range 32 to 1,024 (.estimate() has all)."
+    ]
+    assert {"tokens in", "tokens out", "price", "time"} <= set(dict(pipeline.estimate().basis))
 
 
 def test_a_source_of_unknown_length_is_counted_by_the_thousand(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 from reading import cells, fold, those, words
 
 import datafast_nb as dfn
-from datafast_nb import FakeModel, Filter, FlatMap, LLMStep, Map, Sink, Source
+from datafast_nb import FakeModel, Filter, FlatMap, LLMStep, Map, Sample, Sink, Source
 from datafast_nb.display import html
-from datafast_nb.display.views import Cell, Fold, Graph, Head, Legend, Table, Tiles, plain
+from datafast_nb.display.views import Cell, Document, Fold, Graph, Head, Legend, Table, Tiles, plain
 from datafast_nb.options import options
 from datafast_nb.runs import REMEDIES, CallError, ErrorList
 
@@ -67,6 +67,18 @@ def records_table(result: dfn.Result) -> Table:
 # The first lines.
 
 
+def test_a_result_without_records_says_where_they_were_lost() -> None:
+    pipeline = (
+        Source.list(articles(8)).as_step("articles")
+        >> Filter(lambda r: r["id"] > 99).as_step("impossible")
+        >> LLMStep("{text}", output_columns=["q"], model=FakeModel()).as_step("ask")
+    )
+    view = pipeline.run().view()
+    said = words(view)
+    assert "! no record got past impossible (8 of 8 filtered): .dropped(\"impossible\")" in said
+    assert "none came" in said and "not reached" not in said
+
+
 def test_the_first_two_lines_say_what_there_is_and_what_it_cost() -> None:
     pipeline = story(n=16)
     pipeline.run(limit=5)
@@ -75,7 +87,7 @@ def test_the_first_two_lines_say_what_there_is_and_what_it_cost() -> None:
     assert isinstance(head, Head) and isinstance(legend, Legend)
     assert head.title == "9 records"
     assert re.fullmatch(
-        r"limited run: 10 of 13 records · finished in \d\.\d\d s", plain(head.facts)
+        r"limited run: 10 of 13 records · finished in (\d\.\d\d|< 0\.01) s", plain(head.facts)
     )
     said = [plain(item) for item in legend.items]
     assert re.fullmatch(r"○ 5 new calls, paid \$0\.\d+", said[0])
@@ -130,6 +142,27 @@ def test_a_failed_and_an_interrupted_run_say_so() -> None:
     with pytest.raises(dfn.RunInterrupted) as stopped:
         (Source.list(articles(3)) >> Map(stop)).run()
     assert "interrupted run" in words(stopped.value.result.view())
+
+
+def test_a_failed_run_names_what_helps_and_what_was_not_reached() -> None:
+    said = []
+
+    def down(_: Any) -> Any:
+        raise dfn.LLMError("down", kind="server")
+
+    for replies in ("no json", down):
+        model = FakeModel(replies, name=f"m{len(said)}")
+        ask = LLMStep(
+            "On {id}", output_columns=["a", "b"], model=model, max_retries=0, retry_delay=0
+        )
+        more = LLMStep("More {a}", output_columns=["c"], model=model)
+        pipeline = Source.list(articles(3)) >> ask.as_step("ask") >> more.as_step("more")
+        with pytest.raises(dfn.LLMError) as caught:
+            pipeline.run()
+        said.append(words(caught.value.result.view()))  # type: ignore[union-attr]
+        assert "all kept" not in said[-1].split("ask")[-1] and "not reached" in said[-1]
+    assert ".retry_failed() asks" in said[0] and "Run it again" not in said[0]
+    assert "Run it again" in said[1]
 
 
 def test_a_replay_says_that_no_model_was_asked() -> None:
@@ -375,6 +408,17 @@ def test_the_ledger_adds_up_and_names_its_prices() -> None:
     assert table.total is None
 
 
+def test_what_duplicates_share_is_saved_once() -> None:
+    rows = [{"t": "same"}] * 10
+    pipeline = Source.list(rows) >> LLMStep(
+        "On {t}", output_columns=["q"], model=FakeModel(price=(1.0, 2.0)), temperature=0
+    )
+    first, again = pipeline.run().ledger.total, pipeline.run().ledger.total
+    assert (first.new, first.answered, first.saved_usd) == (1, 9, 0.0)
+    assert (again.new, again.answered) == (0, 10)
+    assert first.paid_usd == pytest.approx(again.saved_usd) and first.paid_usd > 0
+
+
 def test_the_ledger_of_several_models_names_them_and_has_a_total() -> None:
     models = [FakeModel("x", name="a", price=(1, 1)), FakeModel("y", name="b", price=(1, 1))]
     step = LLMStep("{id}", output_columns=["q"], model=models)
@@ -382,6 +426,15 @@ def test_the_ledger_of_several_models_names_them_and_has_a_total() -> None:
     [table] = those(result.ledger.view(), Table)
     assert [cells(r)[1] for r in table.rows] == ["a", "b"]
     assert table.total is not None and cells(table.total)[3] == "6"
+
+
+def test_a_sample_is_shown_before_and_after() -> None:
+    rows = Source.list(articles(40)).as_step("articles")
+    result = (rows >> Sample(n=10, strategy="first").as_step("some") >> Map(dict)).run()
+    shown = fold(result.view(), "some: before and after")
+    said = words(Document(shown.body))
+    assert "10 of 40 records stay, 25%" in said and "topic | before | after" in said
+    assert not [f for f in those((rows >> Map(dict)).run().view(), Fold) if "before and" in f.title]
 
 
 def test_the_graph_has_a_node_for_every_step_that_ran() -> None:

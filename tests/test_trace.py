@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from reading import fold, those, words
 
 import datafast_nb as dfn
 from datafast_nb import FakeModel, Filter, FlatMap, LLMStep, Map, Sample, Source
-from datafast_nb.display import html
+from datafast_nb.display import html, text
 from datafast_nb.display.views import Document, Fold, Head, Legend, Section, plain
 from datafast_nb.options import options
+from datafast_nb.records_view import records_blocks
 
 Record = dict[str, Any]
 
@@ -51,9 +53,9 @@ def test_each_step_says_what_the_record_gained_and_lost() -> None:
     assert isinstance(head, Head) and head.title == "Record 2"
     assert plain(head.facts) == "1 record out · passed 4 steps"
     assert [s.title for s in those(view, Section)] == ["source", "not_one", "ask", "count"]
-    assert "source  read · row 3" in section(view, "source")
+    assert "source · read · row 3" in section(view, "source")
     assert "+ text:\ntext 3" in section(view, "source")
-    assert section(view, "not_one") == "not_one Filter  ✓ kept"
+    assert section(view, "not_one") == "not_one Filter · ✓ kept"
     asked = section(view, "ask")
     assert "+ q:\nWhy On text 3?" in asked and "_model" not in asked and "text:" not in asked
     count = section(view, "count")
@@ -64,17 +66,19 @@ def test_a_call_shows_the_prompt_as_sent_and_the_raw_reply() -> None:
     first = pipeline().run_one(0)
     view = first.view()
     said = section(view, "ask")
-    order = ["LLMStep  ○ new · $0.", "+ q:", "prompt as sent → raw reply", "m-1", "1 sent as system",
+    order = ["LLMStep · ○ new · $0.", "+ q:", "prompt as sent → raw reply", "m-1", "1 sent as system",
              "Be brief", "sent as user", "On text 0", "2 raw reply", '{"q":"Why On text 0?"}']  # fmt: skip
     at = 0
     for mark in order:
         at = said.index(mark, at)
+    gained = html.draw(view)
+    assert '+</span> <span style="opacity:.7">q</span>' in gained, "the sign in its colour"
     [call] = first.calls
     assert f"key {call.key[:8]}" in said and call.key[:9] not in said
     legend = next(b for b in view.blocks if isinstance(b, Legend))
     assert plain(legend.items[0]).startswith("○ 1 new call, paid $")
     again = pipeline().run_one(0).view()
-    assert "LLMStep  ● memo" in section(again, "ask")
+    assert "LLMStep · ● memo" in section(again, "ask")
     assert "next record: .run_one(1), about $0." in words(view)
     assert 'As a dict: ["n"]' in words(view)
 
@@ -110,6 +114,32 @@ def test_dropped_records_end_at_the_step_that_lost_them() -> None:
     assert result.dropped("not_one").trace(0).trace[-1].fate == "filtered"
 
 
+@pytest.mark.parametrize("pick", ["first", "spread", "random"])
+def test_records_beyond_a_limit_are_not_called_filtered(pick: Any) -> None:
+    source = Source.list(rows(16)).as_step("source")
+    limited = source >> Filter(lambda r: r["id"] % 2 == 0).as_step("f")
+    result = limited.run(limit=5, limit_at="f", pick=pick)
+    fates = result.step("f").fates
+    lost = result.dropped("f")
+    ends = [lost.trace(i).trace[-1].fate for i in range(len(lost))]
+    assert ends.count("filtered") == fates.filtered > 0
+    assert ends.count("left out") == fates.beyond_limit == 11
+    shown = text.draw(records_table(lost))
+    assert shown.count("– filtered") == fates.filtered
+    assert shown.count("– beyond limit") == fates.beyond_limit
+    whole = limited.run()
+    words_of = [row.end for row in dfn.diff(result, whole).only_b]
+    assert set(words_of) <= {"beyond the limit"}
+    both = dfn.diff((source >> Map(dict)).run(), result)
+    assert Counter(row.end for row in both.only_a) == Counter(
+        {"beyond the limit": 11, "filtered at 'f'": fates.filtered}
+    )
+
+
+def records_table(result: dfn.Result) -> Document:
+    return Document(tuple(records_blocks(result, (), 100)))
+
+
 def test_failures_of_other_records_are_not_told_of_this_one() -> None:
     model = FakeModel(lambda r: "" if "text 0" in r.messages[-1]["content"] else "fine")
     step = LLMStep(["On {text}", "More on {text}"], output_columns=["q"], model=model)
@@ -120,6 +150,19 @@ def test_failures_of_other_records_are_not_told_of_this_one() -> None:
     result = (Source.list(rows(3)) >> step).run()
     assert [len(result), result.info.steps[1].partly_failed] == [3, 3]
     assert "1 of its calls failed" in result.trace(1).trace[1].note
+
+
+def test_a_failed_call_of_a_record_that_went_on_is_shown_and_counted() -> None:
+    n = iter(range(99))
+    model = FakeModel(lambda r: {"q": "fine"} if next(n) in (0, 3) else "no json", price=(1, 2))
+    step = LLMStep("On {text}", output_columns={"q": str}, model=model, num_outputs=2)
+    result = (Source.list(rows(2)) >> step.as_step("ask")).run(max_concurrent=1)
+    for i in range(2):
+        trace = result.trace(i)
+        assert [c.record for c in trace.calls] == [i, i]
+        assert sorted(c.status for c in trace.calls) == ["failed", "new"]
+        assert "1 failed call, wasted $" in words(trace.view())
+        assert "no json" in section(trace.view(), "ask")
 
 
 def test_a_skipped_record_among_others_says_so() -> None:

@@ -39,6 +39,11 @@ def in_ascii(document: Document) -> Document:
     return made
 
 
+def ascii_text(text: str) -> str:
+    """A text in ASCII; signs have words that look like them, other characters their codes."""
+    return _codes(printable(text).translate(_TEXTS))
+
+
 def drawn_in_ascii(text: str) -> str:
     """What the layout wrote around texts in ASCII: as many signs, all ASCII."""
     return _codes(text.translate(_DRAWN))
@@ -46,7 +51,7 @@ def drawn_in_ascii(text: str) -> str:
 
 def _rewritten(thing: Any) -> Any:
     if isinstance(thing, str):
-        return _codes(printable(thing).translate(_TEXTS))
+        return ascii_text(thing)
     if isinstance(thing, tuple):
         return tuple(map(_rewritten, thing))
     if isinstance(thing, Value):

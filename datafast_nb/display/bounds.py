@@ -132,9 +132,9 @@ def _node(node: GraphNode) -> GraphNode:
 
 def _fact(fact: Fact, depth: int) -> Fact:
     if is_line(fact.body):
-        return Fact(_name(fact.label), _line(fact.body))
+        return Fact(_name(fact.label), _line(fact.body), fact.mark)
     blocks = [part for part in fact.body if not isinstance(part, (str, Span, Mark))]
-    return Fact(_name(fact.label), _blocks(blocks, depth + 1))
+    return Fact(_name(fact.label), _blocks(blocks, depth + 1), fact.mark)
 
 
 # Tables.

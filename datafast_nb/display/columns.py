@@ -31,6 +31,8 @@ WORD = 16
 CATEGORY = 60
 """Characters up to which texts may be names of something."""
 FEW = 20
+MIN_IDS = 4
+"""Whole numbers that count up are ids; fewer of them may do so by chance."""
 _FAMILY_WORDS = {
     "number": "numbers",
     "bool": "booleans",
@@ -184,6 +186,8 @@ def _of_numbers(name: str, values: list[Any]) -> _Summary:
     low, high = min(finite), max(finite)
     if low == high:
         return _Summary("number", note=", ".join(filter(None, ("all the same", beyond))))
+    if _counts_up(values):
+        return _Summary("number", note="all different")
     bins = _bins(finite)
     counts = bins.counts(finite)
     if isinstance(bins, _Names):
@@ -193,6 +197,15 @@ def _of_numbers(name: str, values: list[Any]) -> _Summary:
         words = f"{name} from {_number(low)} to {_number(high)}"
     note = ", ".join(filter(None, (f"mean {_number(_mean(finite))}", beyond)))
     return _Summary("number", bars(counts), words, note)
+
+
+def _counts_up(values: list[Any]) -> bool:
+    """Whether they are likely numbers of rows: their mean and their spread say nothing."""
+    return (
+        len(values) >= MIN_IDS
+        and all(type(v) is int for v in values)
+        and all(a < b for a, b in pairwise(values))
+    )
 
 
 def _mean(values: list[Any]) -> float:
@@ -323,10 +336,10 @@ def _bins(values: Collection[Any]) -> _Names | _Ranges:
     if kinds == {int}:
         if high - low < MAX_BARS:
             every = tuple(range(low, high + 1))
-            return _Names(every, tuple(f"{v:,}" for v in every))
+            return _Names(every, tuple(map(str, every)))
         step = math.ceil((high - low + 1) / most)
         starts = range(low, high + 1, step)
-        labels = tuple(f"{a:,} to {a + step - 1:,}" for a in starts)
+        labels = tuple(f"{a} to {a + step - 1}" for a in starts)
         return _Ranges((*starts, starts[-1] + step), labels)
     whole = float(high) - float(low)
     width = whole / most if math.isfinite(whole) else high / most - low / most
@@ -342,14 +355,15 @@ def _label(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """A few digits that matter: "8.3", "1,204", "621k", "0.0021"."""
+    """A few digits that matter: "8.3", "1204", "621k", "0.0021"."""
     size, sign = abs(value), "−" if value < 0 else ""
     if size and not 1e-4 <= size < 1e12:
         return f"{sign}{size:.1e}"
     if size >= 1e5:
         return f"{sign}{formats.amount(size)}"
     if size >= 100 or size == int(size):
-        return f"{sign}{size:,.0f}"
+        # No separators: the values below have none, and it may be a year.
+        return f"{sign}{size:.0f}"
     text = f"{size:.{1 if size >= 1 else 1 - math.floor(math.log10(size))}f}"
     return f"{sign}{text.rstrip('0') if size < 1 else text}"
 

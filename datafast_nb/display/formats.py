@@ -11,6 +11,8 @@ MAX_CELL = 300
 MAX_NAME = 80
 MAX_TEXT = 4_000
 """Characters of a prompt, a reply or a message."""
+MAX_BITS = 1_000
+"""Of a whole number that is written out."""
 SLACK = 20
 """Values are not cut for so few characters: the note of the cut is as long."""
 
@@ -44,7 +46,8 @@ def cell(value: Any, width: int | None = None) -> str:
         width = MAX_CELL if len(out) > MAX_CELL + SLACK else len(out)
     if len(out) <= width:
         return out
-    rest = f"… +{len(out) - width:,}"
+    # The count may get a digit more for the characters that make room for it.
+    rest = f"… +{len(out) - width + 10:,}"
     n = max(1, width - len(rest))
     return f"{out[:n]}… +{len(out) - n:,}"
 
@@ -55,7 +58,7 @@ def one_line(value: Any) -> str:
         if isinstance(value, str):
             out = str.__str__(value)
         elif isinstance(value, int) and not isinstance(value, bool):
-            out = number(int.__pos__(value))
+            out = digits(int.__pos__(value))
         else:
             out = _ADDRESS.sub("", str.__str__(repr(value)))
     except Exception as exc:  # a display never raises, whatever stands in a record
@@ -63,11 +66,18 @@ def one_line(value: Any) -> str:
     return printable(" ".join(out.split()))
 
 
+def digits(value: int) -> str:
+    """A whole number as it stands in a record: it may be an id, a year, a post code."""
+    return _of_digits(value) if value.bit_length() > MAX_BITS else str(value)
+
+
 def number(value: int) -> str:
-    """A whole number with separators; of very long ones the number of digits."""
-    if value.bit_length() > 1_000:
-        return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
-    return f"{value:,}"
+    """A whole number that we counted, with separators; of very long ones the number of digits."""
+    return _of_digits(value) if value.bit_length() > MAX_BITS else f"{value:,}"
+
+
+def _of_digits(value: int) -> str:
+    return f"a number of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
 
 
 def clip(text: str, width: int = MAX_TEXT) -> str:
@@ -124,8 +134,14 @@ def usd(value: float | None) -> str:
     if value >= 99.5:
         return f"${value:,.0f}"
     # Of the rounded value: 0.0999 is 0.10, with a digit less than its size asks for.
-    digits = 1 - math.floor(math.log10(float(f"{value:.1e}")))
-    return f"${value:.{max(0, digits)}f}"
+    places = 1 - math.floor(math.log10(float(f"{value:.1e}")))
+    return f"${value:.{max(0, places)}f}"
+
+
+def limit_usd(value: float) -> str:
+    """A limit in dollars as it was typed, every digit of it: "$5.00", "$0.25", "$0.015"."""
+    whole, _, rest = f"{value:.10f}".rstrip("0").partition(".")
+    return f"${int(whole):,}.{rest:0<2}"
 
 
 def count(value: float, *, about: bool = False) -> str:
@@ -136,12 +152,14 @@ def count(value: float, *, about: bool = False) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration: "0.84 s", "9.2 s", "1 min 20 s", "2 h 5 min"; "unknown" for NaN and infinity."""
+    """A duration: "< 0.01 s", "0.84 s", "9.2 s", "1 min 20 s", "2 h 5 min"; "unknown" for NaN and infinity."""
     if not math.isfinite(value):
         return "unknown"
+    if value < 0.005:
+        return "< 0.01 s" if value > 0 else "0 s"
     if value < 59.5:
-        digits = 2 if value < 0.995 else 1 if value < 9.95 else 0
-        return f"{value:.{digits}f} s"
+        places = 2 if value < 0.995 else 1 if value < 9.95 else 0
+        return f"{value:.{places}f} s"
     minutes, rest = divmod(round(value), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"

@@ -20,6 +20,7 @@ from datafast_nb.display.views import (
     AnyCell,
     Block,
     Cell,
+    ColumnKind,
     Document,
     Facts,
     Fold,
@@ -44,6 +45,12 @@ WIDTH = 1_080
 """Of a display in px, at most."""
 MIN_TEXT = 125
 """Least width of a column of text in px."""
+MAX_COLUMNS = 10
+"""A table of so many, besides index and status, is no wider than a display: what wraps gets less room."""
+TIGHT: dict[ColumnKind, int] = {"text": 96, "written": 96, "word": 96, "status": 120}
+"""Their widths then."""
+NOTE = 14
+"""Characters of a note below a name that count for the width: what is longer wraps."""
 TEXT = ("text", "written")
 """Kinds of columns that share the room that short ones leave."""
 MAX_SHORT = 200
@@ -78,8 +85,8 @@ class Limits:
 
 # Tried in turn until the document is small enough; the last holds for anything.
 _LIMITS = (
-    Limits(4_000, 8_000, 200),
-    Limits(1_000, 3_000, 100),
+    Limits(1_000, 8_000, 200),
+    Limits(600, 3_000, 100),
     Limits(300, 1_000, 60),
     Limits(80, 300, 30),
     Limits(20, 60, 10),
@@ -240,6 +247,8 @@ def _layout(table: Table, n_rows: int) -> _Layout:
     table = replace(table, rows=table.rows[:n_rows])
     needs = [_needs(table, i) for i in range(len(table.columns))]
     are_texts = [c.kind in TEXT for c in table.columns]
+    if any(are_texts):
+        needs = _tightened(table, needs)
     has_header = any(c.name for c in table.columns)
     has_sparks = any(c.spark for c in table.columns)
     if not any(are_texts):
@@ -250,15 +259,44 @@ def _layout(table: Table, n_rows: int) -> _Layout:
     short = sum(n for n, is_text in zip(needs, are_texts, strict=True) if not is_text)
     weights = [_weight(table, i) if is_text else 0 for i, is_text in enumerate(are_texts)]
     least = max(820, short + MIN_TEXT * sum(are_texts))
+    if _is_to_fit(table) and least > WIDTH:
+        least = max(WIDTH, short + TIGHT["text"] * sum(are_texts))
     full = max(WIDTH, least)
-    room = (full - short) / full
+    shares = _shares(weights, full - short)
     gaps = [GAP] * (len(needs) - 1) + [0]
     widths = tuple(
-        f"width:{100 * room * weight / sum(weights):.1f}%;" if is_text else f"width:{need - gap}px;"
-        for need, gap, weight, is_text in zip(needs, gaps, weights, are_texts, strict=True)
+        f"width:{100 * share / full:.1f}%;" if is_text else f"width:{need - gap}px;"
+        for need, gap, share, is_text in zip(needs, gaps, shares, are_texts, strict=True)
     )
     style = f"table-layout:fixed;width:100%;min-width:{least}px"
     return _Layout(style, widths, are_whole, has_header, has_sparks)
+
+
+def _is_to_fit(table: Table) -> bool:
+    return sum(c.kind not in ("index", "status") for c in table.columns) <= MAX_COLUMNS
+
+
+def _tightened(table: Table, needs: list[int]) -> list[int]:
+    """Needs of the columns, less for words that wrap where texts would have no room."""
+    kinds = [c.kind for c in table.columns]
+    over = sum(TIGHT[k] if k in TEXT else n for k, n in zip(kinds, needs, strict=True)) - WIDTH
+    while _is_to_fit(table) and over > 0:
+        able = [i for i, k in enumerate(kinds) if k not in TEXT and needs[i] > TIGHT.get(k, 10**6)]
+        if not able:
+            break
+        widest = max(able, key=lambda i: needs[i])
+        cut = min(8, over, needs[widest] - TIGHT[kinds[widest]])
+        needs = [n - cut if i == widest else n for i, n in enumerate(needs)]
+        over -= cut
+    return needs
+
+
+def _shares(weights: list[int], room: float) -> list[float]:
+    """The room by weight; none gets less than its bars and a few words need."""
+    n_open = sum(w > 0 for w in weights)
+    least = min(TIGHT["text"], room / n_open)
+    spare = room - least * n_open
+    return [least + spare * w / sum(weights) if w else 0 for w in weights]
 
 
 def _weight(table: Table, i: int) -> int:
@@ -298,7 +336,7 @@ def _placed(row: Row) -> Iterator[tuple[int, AnyCell]]:
 
 def _label_width(facts: Facts) -> int:
     """Width in px of the names: one for all, since the tables of facts have fixed columns."""
-    longest = max((len(f.label) for f in facts.facts), default=0)
+    longest = max((len(f.label) + 2 * bool(f.mark) for f in facts.facts), default=0)
     return max(112 if facts.is_ruled else 0, min(190, 14 + round(longest * 7.7)))
 
 
@@ -308,7 +346,7 @@ def _needs(table: Table, i: int) -> int:
     longest = (
         2
         if column.kind == "index"
-        else math.ceil(max(1.1 * len(column.name), 0.82 * len(column.note)))
+        else math.ceil(max(1.1 * len(column.name), 0.82 * min(NOTE, len(column.note))))
     )
     for row in table.rows:
         for at, cell in _placed(row):
@@ -320,7 +358,8 @@ def _needs(table: Table, i: int) -> int:
                 cut = values.compact(cell.value, column.kind, 40)
                 note = len(f" … +{cut.n_rest}") if cut.rest else 0
                 longest = max(longest, len(cut.head) + note)
+    bars = sparks.spark_uri(column.spark)[1] + GAP + 2 if column.spark else 0
     if column.kind == "number":
-        return min(MAX_NUMBER, 16 + round(longest * 7.7))
+        return max(bars, min(MAX_NUMBER, 16 + round(longest * 7.7)))
     # Words that wrap break within, where the font is wider than most.
-    return min(MAX_SHORT, 16 + round(longest * (8.4 if column.kind == "word" else 7.7)))
+    return max(bars, min(MAX_SHORT, 16 + round(longest * (8.4 if column.kind == "word" else 7.7))))

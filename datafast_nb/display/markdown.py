@@ -41,15 +41,19 @@ MAX_ROWS = 100
 MAX_CELL = 200
 LONGEST = 4_000
 # Every character that starts something in Markdown or in what viewers add to it (formulas, mentions).
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&@^:=-])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|~$@^:=-])")
+# Some readers see an entity although its "&" has a backslash.
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+# Begins a link on GitHub.
+_LINKED = re.compile(r"\b(www)\.", re.IGNORECASE)
 
 # Fields of a template have braces, which would keep asterisks around them from meaning anything.
-_MARKDOWN_STYLES: dict[Style, Style] = {
-    "strong": "strong",
-    "code": "code",
-    "field": "code",
-    "inserted": "inserted",
-    "deleted": "deleted",
+_STYLES: dict[Style, Style] = {"muted": "", "field": "code"}
+# The sign of emphasis, and what is written where it would not be taken for that.
+_EMPHASIS: dict[Style, tuple[str, str, str]] = {
+    "strong": ("**", "", ""),
+    "inserted": ("**", "{+", "+}"),
+    "deleted": ("~~", "[-", "-]"),
 }
 
 
@@ -74,7 +78,7 @@ def _blocks(blocks: Sequence[Block]) -> list[str]:
 def _block(block: Block) -> list[str]:
     match block:
         case Head(title, facts):
-            return [f"**{escaped(title)}** {_line(facts)}".strip()]
+            return [f"{_title(title)} {_line(facts)}".strip()]
         case Legend(items):
             return [" · ".join(map(_line, items))]
         case Paragraph(line):
@@ -95,7 +99,7 @@ def _block(block: Block) -> list[str]:
             more = [f"… {len(facts) - MAX_ROWS:,} more"] if len(facts) > MAX_ROWS else []
             return [*(part for fact in facts[:MAX_ROWS] for part in _fact(fact)), *more]
         case Section(title, note, body) | Fold(title, note, body):
-            return [f"**{escaped(title)}** {_line(note)}".strip(), *_blocks(body)]
+            return [f"{_title(title)} {_line(note)}".strip(), *_blocks(body)]
         case Graph():
             return [_fenced(dag.graph_text(block))]
 
@@ -105,8 +109,12 @@ def escaped(words: str, limit: int = LONGEST) -> str:
     line = " ".join(printable(words).split())
     if len(line) > limit:
         line = f"{line[:limit]}… +{len(line) - limit:,}"
-    # "www." begins a link on GitHub.
-    return _SPECIAL.sub(r"\\\1", line).replace("www.", "www\\.").replace("WWW.", "WWW\\.")
+    return _LINKED.sub(r"\1\\.", _SPECIAL.sub(r"\\\1", _ENTITY.sub("&amp;", line)))
+
+
+def _title(words: str) -> str:
+    body = escaped(words)
+    return body and f"**{body}**"
 
 
 def _line(line: Line) -> str:
@@ -119,7 +127,8 @@ def _line(line: Line) -> str:
 
 def _merged(line: Line) -> Iterator[str | Span | Mark]:
     """The parts of a line; neighbours of one style are one, since two signs of it would be another."""
-    for style, parts in groupby(line, key=_style):
+    full = (p for p in line if isinstance(p, Mark) or (p if isinstance(p, str) else p.text))
+    for style, parts in groupby(full, key=_style):
         if style == "mark":
             yield from parts
         else:
@@ -133,34 +142,26 @@ def _style(part: str | Span | Mark) -> Any:
     if isinstance(part, Mark):
         return "mark"
     style = part.style if isinstance(part, Span) else ""
-    return _MARKDOWN_STYLES.get(style, "")
+    return _STYLES.get(style, style)
 
 
 def _part(part: str | Span | Mark, before: str) -> str:
     if isinstance(part, Mark):
         return escaped(SIGNS[part.name])
-    words = part if isinstance(part, str) else part.text
+    words = printable(part if isinstance(part, str) else part.text)
     lead, tail = " " * words[:1].isspace(), " " * words[-1:].isspace()
     if not words.strip():
         return lead
     body = escaped(words)
-    match part.style if isinstance(part, Span) else "":
-        case "code":
-            body = _code(words)
-        case "strong" if _is_flanked(body, before + lead):
-            body = f"**{body}**"
-        case "inserted":
-            body = (
-                f"**{body}**"
-                if _is_flanked(body, before + lead)
-                else escaped(f"{{+{words.strip()}+}}")
-            )
-        case "deleted":
-            body = (
-                f"~~{body}~~"
-                if _is_flanked(body, before + lead)
-                else escaped(f"[-{words.strip()}-]")
-            )
+    style = part.style if isinstance(part, Span) else ""
+    if style == "code":
+        body = _code(words)
+    elif style in _EMPHASIS:
+        around, left, right = _EMPHASIS[style]
+        if _is_flanked(body, before + lead):
+            body = f"{around}{body}{around}"
+        else:
+            body = escaped(f"{left}{words.strip()}{right}")
     return f"{lead}{body}{tail}"
 
 
@@ -188,12 +189,12 @@ def _fenced(words: str) -> str:
 
 
 def _fact(fact: Fact) -> list[str]:
-    label = f"**{escaped(fact.label)}**"
+    label = _title(f"{SIGNS[fact.mark]} {fact.label}" if fact.mark else fact.label)
     if is_line(fact.body):
-        return [f"{label} {_line(fact.body)}"]
+        return [f"{label} {_line(fact.body)}".strip()]
     body = _blocks([b for b in fact.body if not isinstance(b, (str, Span, Mark))])
     if len(body) == 1 and not body[0].startswith("`"):
-        return [f"{label} {body[0]}"]
+        return [f"{label} {body[0]}".strip()]
     return [label, *body]
 
 
@@ -218,15 +219,20 @@ def _row(row: Row, columns: Sequence[Column]) -> list[str]:
 
 def _cell(cell: AnyCell, column: Column) -> str:
     if isinstance(cell, Cell):
-        parts = [_line(cell.line), *(_line(line) for line in cell.below)]
+        parts = [cell.line]
         if cell.listing is not None:
-            parts.insert(1, _code(text.fit(text.said(cell.listing.line), MAX_CELL)))
-        parts.extend(escaped(said, MAX_CELL) for said in _words(cell.body))
-        # A pipe ends a cell, also in code.
-        return re.sub(r"(?<!\\)\|", r"\\|", " · ".join(part for part in parts if part))
+            parts.append((Span(text.fit(text.said(cell.listing.line), MAX_CELL), "code"),))
+        said = [_line(_without_pipes(line)) for line in (*parts, *cell.below)]
+        said.extend(escaped(words, MAX_CELL) for words in _words(cell.body))
+        return " · ".join(part for part in said if part)
     made = values.compact(cell.value, column.kind, LONGEST)
     words = f"{made.head} {made.rest}" if made.rest else made.head
     return escaped(f"{SIGNS[made.mark]} {words}" if made.mark else words, MAX_CELL)
+
+
+def _without_pipes(line: Line) -> Line:
+    """The line without code that holds a pipe: readers differ on whether it ends the cell."""
+    return tuple(p.text if isinstance(p, Span) and "|" in p.text else p for p in line)
 
 
 def _words(blocks: Sequence[Block]) -> list[str]:

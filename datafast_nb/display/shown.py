@@ -48,11 +48,10 @@ class Shown:
 
 def one_line(shown: Shown) -> str:
     """What an object is, as one line of at most 100 characters."""
-    first = next((b for b in safe_view(shown.view).blocks if isinstance(b, Head)), Head(""))
-    said = formats.cell(
-        f"{first.title} {plain(first.facts)}".strip(), 96 - len(type(shown).__name__)
-    )
-    return f"<{type(shown).__name__}: {text.for_output(said)}>"
+    name = type(shown).__name__
+    head = next((b for b in safe_view(shown.view).blocks if isinstance(b, Head)), Head(""))
+    said = formats.cell(f"{head.title} {plain(head.facts)}", 90 - len(name))
+    return f"<{name}: {text.for_output(said)}>" if said else f"<{name}>"
 
 
 def bundle(

@@ -1,4 +1,4 @@
-"""Sparks, the small pictures of columns: bars as an image, or as signs in a terminal."""
+"""Sparks, the small pictures of columns: bars as an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ BAR = 8
 """Pixels from one bar to the next, a gap of 1 included."""
 HEIGHT = 18
 MAX_BARS = 24
-_SIGNS = "▁▂▃▄▅▆▇█"
 
 
 def bars(counts: Iterable[float]) -> tuple[float, ...]:
@@ -43,15 +42,6 @@ def spark_uri(spark: Spark, right: bool = False) -> tuple[str, int, int]:
     )
     data = base64.b64encode(svg.encode()).decode("ascii")
     return f"data:image/svg+xml;base64,{data}", width, HEIGHT
-
-
-def spark_text(spark: Spark, ascii_only: bool = False) -> str:
-    """One sign per bar, "▃█▆▁"; empty where only ASCII can be shown."""
-    if ascii_only:
-        return ""
-    return "".join(
-        _SIGNS[math.ceil(h * (len(_SIGNS) - 1))] if h > 0 else _SIGNS[0] for h in _heights(spark)
-    )
 
 
 def _heights(spark: Spark) -> list[float]:

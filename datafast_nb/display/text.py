@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from datafast_nb.display import dag, values
-from datafast_nb.display.ascii import drawn_in_ascii, in_ascii, is_ascii_wanted
+from datafast_nb.display.ascii import ascii_text, drawn_in_ascii, in_ascii, is_ascii_wanted
 from datafast_nb.display.bounds import bounded
 from datafast_nb.display.formats import printable
 from datafast_nb.display.views import (
@@ -82,9 +83,9 @@ def terminal_width() -> int:
     return max(40, min(200, shutil.get_terminal_size((100, 24)).columns))
 
 
-def for_output(line: str) -> str:
-    """One line of text as `draw` would write it for this output."""
-    return drawn_in_ascii(line) if is_ascii_wanted() else line
+def for_output(words: str) -> str:
+    """Text in characters that this output takes."""
+    return ascii_text(words) if is_ascii_wanted() else words
 
 
 def joined(lines: Sequence[str]) -> str:
@@ -102,6 +103,7 @@ def display_width(text: str) -> int:
     return sum(map(_char_width, text))
 
 
+@lru_cache(maxsize=4096)
 def _char_width(char: str) -> int:
     if unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0
@@ -145,13 +147,25 @@ def wrapped(text: str, width: int) -> list[str]:
             continue
         if line:
             lines.append(line)
-        while wide > width:
-            n = max(1, _take(word, width))
-            lines.append(word[:n])
-            word = word[n:]
+        if wide > width:
+            *full, word = _pieces(word, width)
+            lines.extend(full)
             wide = display_width(word)
         line, used = word, wide
     return [*lines, line] if line else lines
+
+
+def _pieces(word: str, width: int) -> list[str]:
+    """A word broken into pieces of at most `width` columns, of one character at least."""
+    out: list[str] = []
+    start = used = 0
+    for i, char in enumerate(word):
+        wide = _char_width(char)
+        if used + wide > width and i > start:
+            out.append(word[start:i])
+            start, used = i, 0
+        used += wide
+    return [*out, word[start:]]
 
 
 # Lines and blocks.
@@ -276,7 +290,8 @@ def _fold(block: Fold, width: int) -> list[str]:
 
 
 def _facts(facts: Sequence[Fact], width: int) -> list[str]:
-    labels = [fit(f.label, width // 3) for f in facts[:MAX_ROWS]]
+    names = [f"{SIGNS[f.mark]} {f.label}" if f.mark else f.label for f in facts[:MAX_ROWS]]
+    labels = [fit(name, width // 3) for name in names]
     size = max(map(display_width, labels), default=0)
     out: list[str] = []
     # Where the names leave no room beside them, what they name stands below them.
@@ -461,6 +476,10 @@ class Drawing(str):
     """Text that shows as it is where a cell ends in it."""
 
     __slots__ = ()
+
+    def __new__(cls, drawn: str) -> Drawing:
+        """The text in characters that this output takes."""
+        return super().__new__(cls, for_output(drawn))
 
     def __repr__(self) -> str:
         return str(self)

@@ -75,13 +75,13 @@ def compact(value: Any, kind: ColumnKind, limit: int) -> Cut:
     n_rest = len(text) - at
     rest = text[at : at + limit]
     if n_rest > limit:
-        rest += f"… +{n_rest - limit:,} more, in .df"
+        rest += f"… +{n_rest - limit:,} more, see the record in full"
     return Cut(head, rest, f"{n_rest:,}")
 
 
 def _cut_at(text: str, measure: int) -> int:
     """Where to cut: the last space before the measure, or the measure where words are long."""
-    for at in range(measure, max(1, measure - SLACK), -1):
+    for at in range(measure, max(0, measure - SLACK), -1):
         if text[at].isspace():
             return at
     # Marks stay with the letter below them, and what is joined to one sign stays joined.

@@ -171,6 +171,8 @@ class Fact:
 
     label: str
     body: Line | tuple[Block, ...]
+    mark: MarkName | None = None
+    """Stands before the name: "added", a column that a step gave."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Progress:
     step: str
     total: int
     done: int
+    """Answered, new and failed; what was never asked is not done."""
     answered: int
     new: int
     failed: int

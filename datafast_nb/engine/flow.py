@@ -87,17 +87,62 @@ def read_source(ctx: RunContext, run: StepRun, source: SourceStep, *, with_ids: 
 
 def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> Chunks:
     """Chunks after a record-wise step."""
-    keep = _Keeper(run)
-    pace = _Pace()
-    fan_out = ctx.fan_outs.get(run.index, 0)
-    for chunk in chunks:
+    # Steps in a row are one loop: generators inside each other are as deep as Python allows at most.
+    stream = chunks if isinstance(chunks, _Stream) else _Stream(chunks)
+    stream.stages.append(_Stage(ctx, run, step))
+    return stream
+
+
+class _Stream(Iterator[Table]):
+    """Chunks after several record-wise steps."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        self.stages: list[_Stage] = []
+
+    def __next__(self) -> Table:
+        for chunk in self._chunks:
+            made = chunk
+            for stage in self.stages:
+                try:
+                    made = stage.take(made)
+                except PreviewTimeUp:
+                    stage.run.is_partial = True
+                    self.close()
+                    return next(self)
+                if not made.records:
+                    break
+            else:
+                return made
+        for stage in self.stages:
+            stage.end()
+        raise StopIteration
+
+    def close(self) -> None:
+        """Read no further."""
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            close()
+        self._chunks = iter(())
+
+
+class _Stage:
+    """A record-wise step on the way of chunks."""
+
+    def __init__(self, ctx: RunContext, run: StepRun, step: ChunkStep) -> None:
+        self._ctx = ctx
+        self.run = run
+        self._step = step
+        self._keep = _Keeper(run)
+        self._pace = _Pace()
+        self._fan_out = ctx.fan_outs.get(run.index, 0)
+
+    def take(self, chunk: Table) -> Table:
+        """What the step makes of a chunk."""
+        ctx, run, fan_out = self._ctx, self.run, self._fan_out
         ctx.check_stop()
         where = where_in(run, run.n_in)
-        try:
-            out, parents, is_user_made = _in_slices(ctx, pace, step, chunk, where)
-        except PreviewTimeUp:
-            run.is_partial = True
-            break
+        out, parents, is_user_made = _in_slices(ctx, self._pace, self._step, chunk, where)
         flat = chunk.flat
         if is_user_made:
             out, flat = normalise_records(out, where=where, notes=ctx.notes)
@@ -109,11 +154,14 @@ def through(ctx: RunContext, run: StepRun, step: ChunkStep, chunks: Chunks) -> C
         run.n_in += len(chunk)
         run.n_out += len(out)
         made = Table(out, flat, ids, tokens, chunk.is_shared and not is_user_made)
-        keep.add(made)
-        if out:
-            yield made
-    run.fates.advanced = run.parents.n_parents
-    run.fates.filtered = run.n_in - run.parents.n_parents
+        self._keep.add(made)
+        return made
+
+    def end(self) -> None:
+        """All chunks are through."""
+        run = self.run
+        run.fates.advanced = run.parents.n_parents
+        run.fates.filtered = run.n_in - run.parents.n_parents
 
 
 class PreviewTimeUp(Exception):

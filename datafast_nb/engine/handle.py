@@ -210,7 +210,7 @@ def _line(at: Snapshot) -> str:
 def _view(at: Snapshot, error: BaseException | None) -> Document:
     is_over = at.status not in ("running", "stopping")
     p = at.progress
-    title = f"Run {at.status}"
+    title = f"Run {at.status}" if is_over else at.status.capitalize()
     facts = ""
     if p is not None:
         where = "" if is_over else f" of {formats.cell(p.step, formats.MAX_NAME)}"

@@ -65,9 +65,11 @@ class Budget:
                 self._holders += 1
                 return worst
             if self._holders == 0:
+                left = formats.usd(self.usd - self.spent_usd)
+                room = f"has {left} left, and" if self.spent_usd else "is too little:"
                 raise BudgetSpent(
-                    f"budget=${self.usd:g} has {formats.usd(self.usd - self.spent_usd)} left, and the "
-                    f"next call may cost up to {formats.usd(worst)}"
+                    f"budget={formats.limit_usd(self.usd)} {room} the next call may cost up to "
+                    f"{formats.usd(worst)}"
                 )
             self._released.clear()
             await self._released.wait()

@@ -113,6 +113,7 @@ def assemble(
             fates.waiting += 1
     run.parents.add(len(table), len(out), parents)
     run.call_of = call_of
+    run.selected = selected
     run.ledger = Ledger.of(run.calls)
     run.n_in, run.n_out = len(table), len(out)
     return Table(out, flat, ids, made_tokens if tokens is not None else None)

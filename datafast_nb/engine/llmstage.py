@@ -61,7 +61,6 @@ class LLMStage:
         self._bad_prompt: dict[int, str] = {}
         self._n_planned = 0
         self._n_calls = 0
-        self._n_done = 0
         self._n_failed = 0
         self._n_answered = 0
         self._n_new = 0
@@ -211,9 +210,7 @@ class LLMStage:
                 last = last or exc
                 continue
             row.status, row.verdict = "answered", "usable"
-            self._fill(slot, reply)
-            usd = reply_usd(self._prices[id(slot.variant.model)], reply)
-            row.usd = usd if usd == usd else None
+            self._fill(slot, reply, draw)
             self._n_answered += 1
             self._finish(slot)
             return True
@@ -222,8 +219,7 @@ class LLMStage:
         reply = draw.replies[-1]
         row.status, row.verdict = "failed", reply.verdict if last is None else last.verdict
         row.error = reply.reason if last is None else last.reason
-        self._fill(slot, reply)
-        row.usd = 0.0
+        self._fill(slot, reply, draw)
         self._n_failed += 1
         self._finish(slot)
         return True
@@ -391,7 +387,7 @@ class LLMStage:
         row.messages, row.text = asked.messages, asked.text
         row.input_tokens, row.output_tokens = asked.input_tokens, asked.output_tokens
         row.latency_s, row.asked_at = asked.latency_s, asked.asked_at
-        row.usd = 0.0 if row.status == "failed" else asked.usd
+        row.usd = asked.usd
         self._n_answered += row.status == "answered"
         self._n_failed += row.status == "failed"
 
@@ -452,9 +448,14 @@ class LLMStage:
         """Whether the call's prompt and reply stay with the result."""
         return self._keep or slot.is_kept
 
-    def _fill(self, slot: Slot, reply: Reply) -> None:
+    def _fill(self, slot: Slot, reply: Reply, draw: Draw) -> None:
+        """What the chosen reply of a draw says, and what all of its replies came to."""
         row = slot.row
-        row.input_tokens, row.output_tokens = reply.input_tokens or 0, reply.output_tokens or 0
+        row.input_tokens = sum(r.input_tokens or 0 for r in draw.replies)
+        row.output_tokens = sum(r.output_tokens or 0 for r in draw.replies)
+        price = self._prices[id(slot.variant.model)]
+        usd = sum(reply_usd(price, r) for r in draw.replies)
+        row.usd = usd if usd == usd else None
         row.latency_s = reply.latency_s
         row.asked_at = reply.created or None
         if self._keeps(slot):
@@ -463,7 +464,6 @@ class LLMStage:
             row.text = reply.text
 
     def _finish(self, slot: Slot) -> None:
-        self._n_done += 1
         if not self._keeps(slot):
             slot.messages = slot.messages[-1:] if slot.row.status == "failed" else ()
 
@@ -479,7 +479,7 @@ class LLMStage:
             Progress(
                 self._run.name,
                 total,
-                self._n_done,
+                self._n_answered + self._n_new + self._n_failed,
                 self._n_answered,
                 self._n_new,
                 self._n_failed,

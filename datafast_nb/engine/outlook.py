@@ -9,20 +9,23 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from datafast_nb.display import formats
 from datafast_nb.engine.context import RunSettings, Stopped
 from datafast_nb.engine.kept import calls_user_code
 from datafast_nb.engine.preview import Preview, new_context
 from datafast_nb.engine.runner import Runner
-from datafast_nb.estimate import ExecutionEstimate, estimate_run
-from datafast_nb.ranges import NOTHING, UNKNOWN, Range
+from datafast_nb.estimate import ExecutionEstimate, StepEstimate, estimate_run
+from datafast_nb.estimate_basis import count_of
+from datafast_nb.ranges import NOTHING, Range
 from datafast_nb.results import RunInfo
 from datafast_nb.runs import StepRun
-from datafast_nb.steps.base import SourceStep
+from datafast_nb.steps.base import ChoiceStep, SinkStep
 from datafast_nb.steps.llm import LLMStep
+from datafast_nb.steps.transform import Filter, Map
 from datafast_nb.validate import CompiledPipeline
 
 MAX_EXACT_RECORDS = 2_000
@@ -47,22 +50,26 @@ class Outlook:
     first: ExecutionEstimate | None = None
     """Of `run(limit=20)`; None where that is the full run, or is not known exactly."""
     reason: str = ""
+    unlooked: Mapping[str, float] = field(default_factory=dict)
+    """Name of each step whose calls about the sample all have answers → its calls about other
+    records, which nobody looked up. They count neither as new nor as answered."""
+    is_bound: bool = False
+    """No more new calls than those of the estimate are possible."""
 
     @property
     def is_exact(self) -> bool:
         """All records were looked at."""
         return self.scope == "exact"
 
-    def shared(self, name: str) -> int:
-        """Calls of a step that are answered together with another new one, at temperature 0."""
-        steps = self.info.steps if self.info is not None else ()
-        run = next((r for r in steps if r.name == name), None)
-        return _n_shared(run) if run is not None and self.is_exact else 0
+    @property
+    def has_new(self) -> bool:
+        """There are new calls, as far as is known."""
+        return self.estimate is not None and self.estimate.calls.high > 0
 
-
-def _n_shared(run: StepRun) -> int:
-    pending = [(c.key, c.label) for c in run.calls if c.status == "pending"]
-    return len(pending) - len(set(pending))
+    @property
+    def about(self) -> str:
+        """What stands before a number of new calls."""
+        return "" if self.is_exact else "up to " if self.is_bound else "~"
 
 
 def outlook_of(
@@ -73,7 +80,7 @@ def outlook_of(
     last_llm = max(
         (i for i, n in enumerate(compiled.nodes) if isinstance(n.step, LLMStep)), default=0
     )
-    n_source = source_count(compiled)
+    n_source = count_of(compiled)
     whole = _preview_is_whole(compiled, preview, n_source)
     if whole and preview.info is not None:
         return Outlook(estimate_run(preview.info), info=preview.info)
@@ -88,15 +95,6 @@ def outlook_of(
                 first = _first(pipeline, compiled, own - 1, info, deadline)
                 return Outlook(estimate_run(info), info=info, first=first)
     return _from_preview(compiled, preview, n_source, last_llm)
-
-
-def source_count(compiled: CompiledPipeline) -> int | None:
-    """Records of the source, where it knows them without reading."""
-    source = compiled.nodes[0].step
-    try:
-        return source.count() if isinstance(source, SourceStep) else None
-    except Exception:  # a file that is gone, a source of the user: the run says it better
-        return None
 
 
 def _n_own(compiled: CompiledPipeline) -> int:
@@ -146,7 +144,7 @@ def _first(
     pipeline: Any, compiled: CompiledPipeline, stop_after: int, info: RunInfo, deadline: float
 ) -> ExecutionEstimate | None:
     run = next((r for r in info.steps if isinstance(r.step, LLMStep)), None)
-    if run is None or run.n_in <= FIRST_RECORDS:
+    if run is None or run.n_in <= FIRST_RECORDS or time.monotonic() > deadline:
         return None
     limited = _dry_run(pipeline, compiled, stop_after, FIRST_RECORDS, deadline)
     return None if limited is None else estimate_run(limited)
@@ -166,10 +164,27 @@ def _from_preview(
     scope: Literal["sample", "per_1000"] = "sample"
     if total is None:
         total, scope = 1_000.0, "per_1000"
-    scaled = _scaled(info, estimate_run(info), preview.entry, total / n_taken)
+    sample = estimate_run(info)
+    missed = _not_reached(info, sample)
+    if missed:
+        which = f"first {n_taken:,}" if n_taken > 1 else "first record"
+        return Outlook(reason=f"none of the {which} {missed}", n_sample=n_taken)
+    scaled, unlooked = _scaled(info, sample, preview.entry, total / n_taken)
     if scope == "sample" and not preview.entry:
         scaled = replace(scaled, total_records=int(total))
-    return Outlook(scaled, scope, n_taken, info)
+    is_bound = (
+        scope == "sample" and not unlooked and _is_bound(compiled, scaled, preview.entry, total)
+    )
+    return Outlook(scaled, scope, n_taken, info, unlooked=unlooked, is_bound=is_bound)
+
+
+def _not_reached(info: RunInfo, sample: ExecutionEstimate) -> str:
+    """What no record of the sample did: "reached 'ask'"; "" where it tells of all LLM steps."""
+    for run, own in zip(info.steps, sample.steps, strict=True):
+        if isinstance(run.step, LLMStep) and not run.calls and not own.calls.high:
+            name = formats.cell(run.name, formats.MAX_NAME)
+            return f"needed '{name}'" if own.records_in else f"reached '{name}'"
+    return ""
 
 
 def _n_taken(info: RunInfo, entry: int) -> int:
@@ -189,12 +204,14 @@ def _why_none(preview: Preview) -> str:
 
 def _scaled(
     info: RunInfo, sample: ExecutionEstimate, entry: int, factor: float
-) -> ExecutionEstimate:
-    """The estimate of the preview's records at the size of the source.
+) -> tuple[ExecutionEstimate, dict[str, float]]:
+    """The estimate of the sample at the size of the source, and the calls nobody looked up.
 
-    The memo was asked about the preview's records only: the calls of all others count as new.
+    The memo was asked about the sample alone. Where it answers all of a step's calls, it may
+    answer those of the other records as well; where it lacks one, theirs count as new.
     """
-    steps = []
+    steps: list[StepEstimate] = []
+    unlooked: dict[str, float] = {}
     for i, (run, own) in enumerate(zip(info.steps, sample.steps, strict=True)):
         if i < entry or (i == entry and entry):
             steps.append(own)
@@ -206,47 +223,91 @@ def _scaled(
             is_exact=False,
         )
         if isinstance(run.step, LLMStep):
-            known = own.answered - _n_shared(run) + own.failed_before
-            calls = _times(own.calls, factor)
-            calls = _plus(calls, known * (factor - 1))
-            more = calls.likely / own.calls.likely if own.calls.likely else 0.0
-            cost = _times(own.cost, more) if more else _cost_of(run, calls)
-            made = replace(
-                made,
-                calls=calls,
-                answered=own.answered - _n_shared(run),
-                cost=cost,
-                seconds=_times(own.seconds, more) if more else _unless_none(calls),
-                input_tokens=own.input_tokens * more,
-                output_tokens=own.output_tokens * more,
-            )
+            rows = _rows(run, own)
+            if own.calls.high:
+                made = _with_more_calls(made, own, rows, factor)
+            elif rows.likely:
+                unlooked[run.name] = rows.likely * (factor - 1)
         steps.append(made)
-    return replace(
+    known_cost = _sum([s.known_cost for s in steps])
+    n_known = info.steps[-1].n_out
+    estimate = replace(
         sample,
         steps=tuple(steps),
         calls=_sum([s.calls for s in steps]),
         cost=_sum([s.cost for s in steps]),
+        known_cost=known_cost,
         seconds=_sum([s.seconds for s in steps]),
+        new_records=max(0.0, steps[-1].out.likely - n_known),
         basis=tuple(b for b in sample.basis if b[0] not in ("new because", "records")),
+    )
+    return estimate, unlooked
+
+
+def _with_more_calls(
+    made: StepEstimate, own: StepEstimate, rows: Range, factor: float
+) -> StepEstimate:
+    """The new calls of the sample, and one for each that the other records would make."""
+    more = _times(rows, factor - 1)
+    low = own.calls.low + (0.0 if own.shared else more.low)  # all may be equal to the first
+    calls = Range(low, own.calls.likely + more.likely, own.calls.high + more.high)
+    by = calls.likely / own.calls.likely if own.calls.likely else 1.0
+    return replace(
+        made,
+        calls=calls,
+        answered=own.answered - own.shared,
+        shared=0,
+        cost=_times(own.cost, by),
+        known_cost=_times(own.known_cost, by),
+        seconds=_times(own.seconds, by),
+        input_tokens=own.input_tokens * by,
+        output_tokens=own.output_tokens * by,
+        models={name: n * by for name, n in own.models.items()},
     )
 
 
-def _cost_of(run: StepRun, calls: Range) -> Range:
-    """Dollars of further calls, by those that were answered."""
-    paid = [math.nan if c.usd is None else c.usd for c in run.calls if c.status == "answered"]
-    return _times(calls, sum(paid) / len(paid)) if paid else NOTHING
+def _rows(run: StepRun, own: StepEstimate) -> Range:
+    """Calls that the sample makes, equal ones at temperature 0 each for itself.
+
+    How many of few records are equal says nothing about many others.
+    """
+    n_planned = float(len(run.calls))
+    spots = {(c.key, c.label) for c in run.calls}
+    pending = {(c.key, c.label) for c in run.calls if c.status == "pending"}
+    single = n_planned / len(spots) if spots else 1.0
+    further = own.calls.likely - len(pending)
+    return Range(
+        n_planned + max(0.0, own.calls.low - len(pending)),
+        n_planned + max(0.0, further * single),
+        n_planned + max(0.0, own.calls.high - len(pending), further * single),
+    )
 
 
-def _unless_none(calls: Range) -> Range:
-    return UNKNOWN if calls.high else NOTHING
+def _is_bound(
+    compiled: CompiledPipeline, scaled: ExecutionEstimate, entry: int, total: float
+) -> bool:
+    """No step can ask more than it is estimated to: each record before it makes at most one."""
+    most = total
+    for i, node in enumerate(compiled.nodes[: len(scaled.steps)]):
+        step, own = node.step, scaled.steps[i]
+        if i <= entry:
+            continue
+        if isinstance(step, LLMStep):
+            if type(step).expected_calls is not LLMStep.expected_calls:
+                return False
+            most *= step.calls_per_record
+            if own.calls.likely + own.answered + own.failed_before < most - 1e-6:
+                return False
+        elif isinstance(step, ChoiceStep):
+            if getattr(step, "replace", False):
+                return False
+        elif not isinstance(step, (Map, Filter, SinkStep)):
+            return False
+    return True
 
 
 def _times(amount: Range, factor: float) -> Range:
     return Range(amount.low * factor, amount.likely * factor, amount.high * factor)
-
-
-def _plus(amount: Range, more: float) -> Range:
-    return Range(amount.low + more, amount.likely + more, amount.high + more)
 
 
 def _sum(amounts: Sequence[Range]) -> Range:

@@ -116,7 +116,8 @@ def preview_of(
     if kept is not None:
         nodes = kept.instead_of_functions(compiled, deadline)
     if deadline is not None:
-        nodes = _quick_source(nodes)
+        nodes, said = _quick_source(nodes)
+        part = replace(part, notes=(*part.notes, *said))
     failure, failed_at, failed_record = "", -1, None
     try:
         ctx, info = _dry_run(pipeline, nodes, part, k, deadline)
@@ -184,13 +185,20 @@ def _part(compiled: CompiledPipeline, k: int, no_functions: bool) -> _Part:
     return _Part(len(compiled.nodes) - 1, n_rows, last_choice)
 
 
-def _quick_source(compiled: CompiledPipeline) -> CompiledPipeline:
-    """The pipeline with a source that is read in no more time than its first records take."""
+def _quick_source(compiled: CompiledPipeline) -> tuple[CompiledPipeline, tuple[str, ...]]:
+    """The pipeline with a source that is read in no more time than its first records take.
+
+    With a note where that reads values otherwise than a run may.
+    """
     first, *others = compiled.nodes
     quick = getattr(first.step, "quick", None)
     if quick is None:
-        return compiled
-    return replace(compiled, nodes=(replace(first, node=Node(quick())), *others))
+        return compiled, ()
+    source = quick()
+    if source is first.step:
+        return compiled, ()
+    made = replace(compiled, nodes=(replace(first, node=Node(source)), *others))
+    return made, (source.quick_note,)
 
 
 def _dry_run(

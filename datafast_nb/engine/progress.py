@@ -90,21 +90,32 @@ class PlainLines:
 
     def __init__(self) -> None:
         self._next = 0.0
+        self._held: Progress | None = None
+        """The last figures, as long as nobody has seen them."""
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        now = time.monotonic()
-        if isinstance(event, Progress) and (now >= self._next or event.done >= event.total > 0):
-            self._next = now + PLAIN_EVERY_S
-            print(
-                f"{formats.cell(event.step, formats.MAX_NAME)}: {event.done:,} of {event.total:,} calls, "
-                f"{words(event)}",
-                file=sys.stderr,
-                flush=True,
-            )
+        if isinstance(event, Progress):
+            self._held = event
+            if time.monotonic() >= self._next or event.done >= event.total > 0:
+                self._show()
+        elif isinstance(event, (StepStarted, RunFinished)):
+            self._show()
         elif isinstance(event, Noted):
             said = formats.printable(formats.clip(event.text))
             print(f"note: {said}", file=sys.stderr, flush=True)
+
+    def _show(self) -> None:
+        p, self._held = self._held, None
+        if p is None:
+            return
+        self._next = time.monotonic() + PLAIN_EVERY_S
+        print(
+            f"{formats.cell(p.step, formats.MAX_NAME)}: {p.done:,} of {formats.plural(p.total, 'call')}, "
+            f"{words(p)}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def marked(p: Progress) -> Line:

@@ -203,6 +203,7 @@ class Runner:
             part, run.parents = run.parents, Parents()
             run.parents.add(len(table), part.n_out, [selected[p] for p in part.all()])
         run.n_in = len(table)
+        run.selected = selected
         run.fates.beyond_limit = len(table) - len(selected)
 
     def _llm(

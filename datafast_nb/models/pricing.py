@@ -125,7 +125,7 @@ def as_price(price: Price | tuple[float, float] | None) -> Price | None:
     if price is None or isinstance(price, Price):
         return price
     if isinstance(price, (tuple, list)) and len(price) == 2:
-        return Price(float(price[0]), float(price[1]), source="given")
+        return Price(float(price[0]), float(price[1]), source="as given")
     raise TypeError(
         f"price is {price!r}; give Price(input_per_mtok_usd, output_per_mtok_usd) or a pair "
         "(input, output), in US dollars per million tokens"

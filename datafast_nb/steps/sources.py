@@ -92,6 +92,9 @@ class FileSource(SourceStep):
     numbers or booleans. `dtype=str` keeps all text, `dtype={"id": str}` one column.
     """
 
+    quick_note = f"column types from the first {COLUMN_ROWS:,} rows; a full run may read others"
+    """What to say where `quick` gave another source."""
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -159,9 +162,9 @@ class FileSource(SourceStep):
     def quick(self) -> FileSource:
         """The source for a look at its first records: a large csv file is not read whole.
 
-        The types of its columns are then those of the first 1,000 rows.
+        The types of its columns are then those of the first 1,000 rows, see `quick_note`.
         """
-        if self.format not in ("csv", "tsv"):
+        if self.format not in ("csv", "tsv") or self.options.get("dtype") is str:
             return self
         version = self.version()
         if self._types is not None and self._types[0] == version:

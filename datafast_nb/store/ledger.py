@@ -24,12 +24,17 @@ from datafast_nb.display.views import (
     Table,
 )
 
+SHARED = "~"
+"""How labels of draws begin that several calls share, at temperature 0."""
+
 
 class CallFigures(Protocol):
     """What the ledger needs to know of a call."""
 
     step: str
     model: str
+    key: str
+    label: str
     status: str
     usd: float | None
     wasted_usd: float
@@ -58,7 +63,7 @@ class LedgerLine:
     paid_usd: float = 0.0
     """New calls, usable or not."""
     saved_usd: float = 0.0
-    """Answers that were on disk, at the price of asking today."""
+    """Answers that were on disk, at the price of asking today; one that several share counts once."""
     wasted_usd: float = 0.0
     """Part of `paid_usd` that bought no usable answer."""
     median_s: float | None = None
@@ -117,6 +122,7 @@ class Ledger(Shown):
         """The ledger of some calls. One pass; a microsecond a call."""
         lines: dict[tuple[str, str], LedgerLine] = {}
         latencies: dict[tuple[str, str], list[float]] = {}
+        counted: set[tuple[str, str]] = set()
         for call in calls:
             # A run may end while a call that was sent waits for its next attempt.
             if call.status in ("pending", "not_asked") and not call.attempts:
@@ -130,6 +136,11 @@ class Ledger(Shown):
             if call.latency_s:
                 latencies[spot].append(call.latency_s)
             usd = math.nan if call.usd is None else call.usd
+            if call.label.startswith(SHARED):
+                draw = (call.key, call.label)
+                if draw in counted and call.status == "answered":
+                    usd = 0.0
+                counted.add(draw)
             if call.status == "answered":
                 line.answered += 1
                 line.saved_usd += usd

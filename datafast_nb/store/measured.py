@@ -8,6 +8,8 @@ and output columns.
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -29,6 +31,8 @@ PRIOR_WEIGHT = 6.0
 """How many observations the assumed scatter counts for."""
 SKEW = 0.5
 """How much wider a range is above than below, per relative scatter: replies are log-normal."""
+MAX_NAMES = 20
+"""Models, and steps behind, of which a step's figures are kept: those of the latest runs."""
 LEAST_FOR_A_LINE = 8
 LEAST_FIT = 0.25
 """A line is used where it explains so much of the scatter."""
@@ -259,12 +263,23 @@ class StepFigures:
         for name, replies in new.models.items():
             old = self.models.get(name)
             if old is None or (is_edited and replies.n_calls >= ENOUGH):
-                self.models[name] = replies
+                old = replies
             else:
                 old.merge(replies)
+            _put_last(self.models, name, old)
         for name, fan in new.after.items():
-            if fan.n >= min(FEW, self.after[name].n if name in self.after else 0):
-                self.after[name] = fan
+            known = self.after.get(name)
+            _put_last(
+                self.after, name, fan if known is None or fan.n >= min(FEW, known.n) else known
+            )
+
+
+def _put_last(latest: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value and move it to the end; the first ones go where there are too many."""
+    latest.pop(name, None)
+    latest[name] = value
+    while len(latest) > MAX_NAMES:
+        del latest[next(iter(latest))]
 
 
 def model_name(identity: Mapping[str, str]) -> str:
@@ -292,17 +307,31 @@ def read_figures(memo: Memo, step: str, columns: Sequence[str]) -> StepFigures |
         return None
 
 
+_adding = threading.Lock()
+"""Held from reading figures to writing them: runs of one process lose none of each other."""
+
+
+def _new_lock() -> None:
+    global _adding
+    _adding = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def add_figures(memo: Memo, step: str, columns: Sequence[str], new: StepFigures) -> None:
     """Add what one run saw of a step. Raises MemoError if it cannot be stored."""
-    known = read_figures(memo, step, columns) or StepFigures()
-    known.update(new)
-    data = {
-        "v": VERSION,
-        "settings": known.settings,
-        "models": {k: v.to_dict() for k, v in known.models.items()},
-        "after": {k: [v.n, v.total, v.squares] for k, v in known.after.items()},
-    }
-    memo.set_meta(_place(step, columns), data)
+    with _adding:
+        known = read_figures(memo, step, columns) or StepFigures()
+        known.update(new)
+        data = {
+            "v": VERSION,
+            "settings": known.settings,
+            "models": {k: v.to_dict() for k, v in known.models.items()},
+            "after": {k: [v.n, v.total, v.squares] for k, v in known.after.items()},
+        }
+        memo.set_meta(_place(step, columns), data)
 
 
 def _place(step: str, columns: Sequence[str]) -> str:

@@ -79,8 +79,8 @@ def _blocks(w: Callable[[str], str]) -> Iterator[Block]:
 def _cell(w: Callable[[str], str]) -> Cell:
     line = (w("cell"),)
     listing = Listing((w("cell's listing"),))
-    body: tuple[Block, ...] = (Paragraph((w("cell's body"),)),)
-    return Cell(line, ((w("below"),),), listing=listing, body=body)
+    below = ((w("below"),),)
+    return Cell(line, below, listing=listing, body=(Paragraph((w("cell's body"),)),))
 
 
 def _inner(w: Callable[[str], str]) -> tuple[Block, ...]:

@@ -252,14 +252,14 @@ def test_bars_of_categories_are_counts_of_pandas(rows: list[str]) -> None:
 
 
 def test_many_values_are_sampled_and_it_is_said() -> None:
-    class Counted(list[int]):
+    class Counted(list[float]):
         read = 0
 
         def __getitem__(self, i: Any) -> Any:
             Counted.read += 1
             return super().__getitem__(i)
 
-    column = column_of("x", Counted(range(200_000)))
+    column = column_of("x", Counted(map(float, range(200_000))))
     assert Counted.read <= columns.MAX_LOOKED_AT
     assert column.note.startswith("mean ") and column.note.endswith(", of 50,000 sampled")
     assert column.spark is not None
@@ -365,3 +365,20 @@ def test_distribution_of_nothing() -> None:
 def test_the_mean_of_numbers_at_the_end_of_floats_is_finite() -> None:
     assert column_of("x", [1.7e308, 1.6e308]).note == "mean 1.6e+308"
     assert statistics.fmean([1.0, 3.0]) == columns._mean([1.0, 3.0])
+
+
+def test_whole_numbers_that_count_up_are_ids_and_have_no_bars() -> None:
+    for ids in ([1, 5, 6, 7], list(range(90_000, 90_400)), [1, None, 2, 3, 4]):
+        column = column_of("id", ids)
+        assert (column.kind, column.spark) == ("number", None)
+        assert column.note.startswith("all different")
+    for rows in ([1, 2, 3], [4, 3, 2, 1], [1, 2, 2, 3], [1.0, 2.0, 3.0, 4.5]):
+        assert column_of("n", rows).spark is not None
+
+
+def test_figures_of_a_column_have_no_separators_where_its_values_have_none() -> None:
+    years = column_of("year", [2021, 2019, 2021, 2020])
+    assert years.note == "mean 2020"
+    assert years.spark is not None and "year 2021: 2" in years.spark.words
+    wide = column_of("zip", [94105, 10001, 60601, 30301]).spark
+    assert wide is not None and "," not in wide.words

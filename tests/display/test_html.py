@@ -101,7 +101,7 @@ def test_pictures_have_their_words_as_alternative():
     assert parsed.images[1]["alt"] == parsed.images[1]["title"] == "spark"
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(documents())
 def test_any_document_is_drawn_within_its_rules(document):
     source = html.draw(document)
@@ -161,7 +161,10 @@ def test_a_long_value_is_cut_at_a_word_and_the_rest_opens(kind):
 
 def test_what_is_cut_beyond_the_limit_is_counted():
     parsed = check_html(one_cell("word " * 20_000))
-    [n] = [int(n.replace(",", "")) for n in re.findall(r"… \+([\d,]+) more, in .df", parsed.text)]
+    [n] = [
+        int(n.replace(",", ""))
+        for n in re.findall(r"… \+([\d,]+) more, see the record", parsed.text)
+    ]
     [n_rest] = [int(n.replace(",", "")) for n in re.findall(r"… \+([\d,]+)word", parsed.text)]
     assert parsed.text.count("word") * 5 - 5 <= n_rest - n + MEASURE["text"] + 10
     assert n_rest == 5 * 20_000 - 1 - 46 + 1 or n_rest > 99_000
@@ -177,7 +180,7 @@ def test_a_short_value_has_nothing_to_open():
     [
         (None, "None"),
         (True, "True"),
-        (1234567, "1,234,567"),
+        (1234567, "1234567"),
         (0.1 + 0.2, "0.3"),
         ("", ""),
         ("   ", "␣"),
@@ -296,8 +299,7 @@ LARGE: dict[str, tuple[Block, ...]] = {
             "all",
             (),
             tuple(
-                Fold(f"f{i}", (), (Table(WIDE, ((Value(MEGABYTE),) * 12,) * 20),))
-                for i in range(12)
+                Fold(f"f{i}", (), (Table(WIDE, ((Value(MEGABYTE),) * 12,) * 20),)) for i in range(7)
             ),
         ),
     ),
@@ -332,7 +334,7 @@ def test_a_usual_display_is_shown_in_full_and_small():
         *(Fold(f"Record {i}", (), (Listing(("prompt " * 200,)),)) for i in range(3)),
     )
     assert len(source.encode()) <= html.TYPICAL_BYTES
-    assert "more, in .df" not in source
+    assert "more, see the record" not in source
 
 
 # A page of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from gallery import GALLERY
 from parsed import Parsed, check_html
 
@@ -14,10 +15,15 @@ from datafast_nb.display.views import (
     Column,
     Document,
     Fold,
+    Line,
     Listing,
+    Mark,
     Paragraph,
     Row,
+    Spark,
     Table,
+    Tile,
+    Tiles,
     Value,
 )
 
@@ -132,3 +138,83 @@ def test_columns_of_a_wide_table_fill_it_and_no_more() -> None:
     index, *texts = widths(parsed, "th")
     shared = sum(float(w.removesuffix("%")) for w in texts) / 100 * least
     assert least * 0.99 <= pixels(index) + html.GAP + shared <= least * 1.01
+
+
+def table_width(parsed: Parsed) -> int:
+    [least] = [int(n) for s in styles(parsed, "table") for n in re.findall(r"min-width:(\d+)px", s)]
+    return least
+
+
+def test_bars_of_a_narrow_column_do_not_reach_into_the_next() -> None:
+    spark = Spark((1.0,) * 10, "ten bars")
+    for kind in ("number", "word", "text"):
+        columns = (
+            Column("", "index"),
+            Column("n", kind, spark, "mean 5.5"),
+            *(Column(f"long {i}", "written") for i in range(5)),
+        )
+        row: Row = (Cell(("0",)), Value(1), *(Value("some words " * 30) for _ in range(5)))
+        width = widths(parsed := drawn(Table(columns, (row,))), "th")[1]
+        if width.endswith("%"):
+            assert float(width[:-1]) / 100 * max(html.WIDTH, table_width(parsed)) >= 80 + html.GAP
+        else:
+            assert pixels(width) >= 80
+
+
+def test_a_note_wraps_and_does_not_widen_its_column() -> None:
+    def width(note: str) -> float:
+        columns = (Column("when", "word", note=note), Column("text"))
+        parsed = drawn(Table(columns, ((Value("2024-01-02"), Value("a text")),)))
+        assert all(
+            "white-space:normal" in s for s in styles(parsed, "div") if "font-size:11px" in s
+        )
+        return pixels(widths(parsed, "th")[0])
+
+    assert width("31 Dec 1999 – 4 Jan 2024, 10% None") < 110
+    assert width("31 Dec 1999 – 4 Jan 2024, 10% None") == width("31 Dec 1999 – 4") >= width("")
+
+
+def test_a_table_of_ten_columns_of_records_is_no_wider_than_the_display() -> None:
+    long = "some words " * 30
+    columns = (
+        Column("", "index"),
+        Column("status", "status"),
+        Column("id", "number"),
+        *(Column(f"text {i}") for i in range(5)),
+        Column("when", "word"),
+        Column("extra_only_here_and_there", "word"),
+        Column("score", "number"),
+        Column("rank", "number"),
+    )
+    row: Row = (
+        Cell(("0",)),
+        Cell(("new",), (("stopped: 'long_enough' raised an error",),)),
+        Value(1),
+        *(Value(long) for _ in range(5)),
+        Value("2022-01-02 03:04:05"),
+        Value("a word"),
+        Value(7),
+        Value(1),
+    )
+    parsed = drawn(Table(columns, (row,)))
+    assert table_width(parsed) <= html.WIDTH
+    shares = [float(w[:-1]) * html.WIDTH / 100 for w in widths(parsed, "th") if w.endswith("%")]
+    assert len(shares) == 5 and min(shares) >= 90
+    assert sum(shares) + sum(
+        pixels(w) + html.GAP for w in widths(parsed, "th") if w.endswith("px")
+    ) == pytest.approx(html.WIDTH + html.GAP, abs=3)
+
+
+def test_what_opens_in_a_cell_is_bounded_and_says_what_a_click_does() -> None:
+    source = html.draw(Document((Table((Column("text"),), ((Value("word " * 950),),)),)))
+    assert len(check_html(source).text) < 1_300
+    assert "more, see the record in full" in source
+    assert 'title="characters left, click to read"' in source
+
+
+def test_further_words_below_a_bar_are_quiet() -> None:
+    lines: tuple[Line, ...] = (("all kept",), ("free",), (Mark("failed"), " 1 failed"))
+    found = [s for s in styles(drawn(Tiles((Tile("ask", "8", lines, 0.5),))), "div") if "12px" in s]
+    assert ["opacity" in s for s in found[-3:]] == [False, True, False]
+    found = [s for s in styles(drawn(Tiles((Tile("ask", "8", lines),))), "div") if "12px" in s]
+    assert not any("opacity" in s for s in found[-3:])

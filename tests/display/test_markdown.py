@@ -55,7 +55,7 @@ def tags(source: str) -> list[str]:
     return [tag for tag, _ in check_markdown(source).elements if tag != "br"]
 
 
-@settings(max_examples=120, suppress_health_check=NO_CHECKS)
+@settings(max_examples=70, suppress_health_check=NO_CHECKS)
 @given(documents(with_graphs=True))
 def test_any_document_is_drawn_within_its_rules(document):
     source = draw(document)
@@ -66,14 +66,11 @@ def test_any_document_is_drawn_within_its_rules(document):
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=ascii)
 def test_a26_payloads_are_text_in_every_place(payload):
-    plain_source = draw(every_place(lambda _: MARKER))
-    source = draw(every_place(lambda _: payload))
-    expected = read(plain_source).replace(MARKER, without_space(PAYLOADS[payload]))
-    shown = read(source)
-    # A difference is said by signs where emphasis would not be taken for that.
-    shown = shown if shown == expected else shown.replace("{+", "").replace("+}", "")
-    shown = shown if shown == expected else shown.replace("[-", "").replace("-]", "")
-    assert shown == expected or payload.startswith("{+")
+    visible = without_space(PAYLOADS[payload])
+    # Differences in words that end in other signs than letters are marked otherwise.
+    marker = MARKER if visible[0].isalnum() and visible[-1].isalnum() else f".{MARKER}."
+    expected = read(draw(every_place(lambda _: marker))).replace(marker, visible)
+    assert read(draw(every_place(lambda _: payload))) == expected
     check_markdown(draw(everywhere(payload)))
 
 

@@ -59,7 +59,7 @@ def test_head_and_rest_are_the_text(text, kind, limit):
     assert cut.head and "\n" not in cut.head
     assert len(cut.head) <= MEASURE[kind] + SLACK
     assert bool(cut.rest) == bool(cut.n_rest) or not limit
-    if cut.rest and "more, in .df" not in cut.rest:
+    if cut.rest and "more, see the record" not in cut.rest:
         assert int(cut.n_rest.replace(",", "")) == len(cut.rest)
 
 
@@ -85,7 +85,7 @@ def test_a_long_word_is_cut_at_the_measure_and_signs_stay_whole():
 def test_what_is_beyond_the_limit_is_counted():
     cut = compact("x" * 1_000, "text", 100)
     assert cut.n_rest == "954"
-    assert cut.rest == "x" * 100 + "… +854 more, in .df"
+    assert cut.rest == "x" * 100 + "… +854 more, see the record in full"
     assert compact("x" * 60, "text", 100) == values.Cut("x" * 60)
 
 
@@ -121,7 +121,10 @@ def test_values_that_are_no_text_to_cut(value, head, mark):
     ("value", "line"),
     [
         (True, "True"),
-        (12345, "12,345"),
+        (12345, "12345"),
+        (-94105, "-94105"),
+        ({3000, 12345}, "{12345, 3000}"),
+        ([12345, {"n": 2021}], '[12345, {"n": 2021}]'),
         (-1, "-1"),
         (1.0, "1"),
         (0.30000000000000004, "0.3"),
@@ -295,3 +298,9 @@ def test_long_texts_in_full_are_bounded_and_counted():
 def test_texts_of_other_classes_are_what_they_hold():
     assert said(blocks_of(EvilText("abc"))) == "abc"
     assert compact(EvilText("abc"), "text", 100).head == "abc"
+
+
+def test_whole_numbers_stand_as_they_are_in_every_form():
+    assert compact(2021, "number", 300).head == "2021"
+    assert said(blocks_of({"zip": 94105, "years": [2021, 2022]})) == "zip94105years0202112022"
+    assert said(blocks_of(12345)) == "12345"

@@ -51,9 +51,9 @@ def test_models_on_this_machine_are_free(provider):
 
 def test_own_price_comes_first_and_may_be_a_pair():
     model = OpenAIModel("gpt-4o", price=(1, 2))
-    assert price_of(model) == Price(1, 2, source="given")
+    assert price_of(model) == Price(1, 2, source="as given")
     changed = model.with_(price=(3, 4))
-    assert price_of(changed) == Price(3, 4, source="given")
+    assert price_of(changed) == Price(3, 4, source="as given")
     with pytest.raises(TypeError, match="per million tokens"):
         OpenAIModel("gpt-4o", price=5)  # type: ignore[arg-type]
 
