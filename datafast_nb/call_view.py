@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datafast_nb.display import formats
@@ -21,7 +21,7 @@ from datafast_nb.display.views import (
     muted,
 )
 from datafast_nb.models.base import Message
-from datafast_nb.runs import CallRow
+from datafast_nb.runs import CallRow, EarlierReply
 from datafast_nb.store.ledger import dollars
 
 STATUS: dict[str, tuple[MarkName, str]] = {
@@ -32,6 +32,7 @@ STATUS: dict[str, tuple[MarkName, str]] = {
     "not_asked": ("pending", "not asked"),
 }
 MAX_MESSAGES = 12
+MAX_EARLIER = 4
 MAX_VALUES = 40
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -53,13 +54,14 @@ def status_of(calls: Iterable[CallRow]) -> str:
     return ""
 
 
-def when(asked_at: float) -> str:
-    """Local time of a call: "20 Nov 16:04"."""
+def when(asked_at: float, *, has_year: bool = False) -> str:
+    """Local time of a call: "20 Nov 16:04"; with its year "20 Nov 2026 16:04"."""
     try:
         t = time.localtime(asked_at)
     except (OverflowError, ValueError, OSError):  # a memo from elsewhere may hold anything
         return "at an unknown time"
-    return f"{t.tm_mday} {MONTHS[t.tm_mon - 1]} {t.tm_hour:02d}:{t.tm_min:02d}"
+    year = f" {t.tm_year}" if has_year else ""
+    return f"{t.tm_mday} {MONTHS[t.tm_mon - 1]}{year} {t.tm_hour:02d}:{t.tm_min:02d}"
 
 
 def figures(call: CallRow) -> list[str]:
@@ -67,6 +69,8 @@ def figures(call: CallRow) -> list[str]:
     out = [formats.cell(call.model, formats.MAX_NAME)] if call.model else []
     if call.status not in ("answered", "new", "failed"):
         return out
+    if call.n_tries > 1:
+        out.append(f"{call.n_tries} tries")
     if call.input_tokens or call.output_tokens:
         out.append(f"{call.input_tokens:,} → {call.output_tokens:,} tokens")
     if call.usd is None:
@@ -91,6 +95,7 @@ def call_facts(
     reply: str | None,
     values: Mapping[str, Any] | None,
     error: str = "",
+    earlier: Sequence[EarlierReply] = (),
 ) -> Facts:
     """Prompt as sent → raw reply → parsed fields, one under the other.
 
@@ -100,6 +105,8 @@ def call_facts(
         None: not known, or there is none.
     error
         Why there are no values.
+    earlier
+        Unusable replies between prompt and reply, with what was sent after each.
     """
     facts: list[Fact] = []
     if messages is None:
@@ -110,17 +117,28 @@ def call_facts(
             label = f"sent as {message['role']}"
             facts.append(Fact(f"1 {label}" if i == 0 else label, _listing(message["content"])))
         if len(sent) > MAX_MESSAGES:
-            n = formats.plural(len(sent) - MAX_MESSAGES, "earlier message")
-            facts.insert(0, Fact("", _words(f"{n}, such as examples")))
+            left = formats.plural(len(sent) - MAX_MESSAGES, "earlier message")
+            facts.insert(0, Fact("", _words(f"{left}, such as examples")))
+    n = 2
+    for bad in earlier[:MAX_EARLIER]:
+        facts.append(Fact(f"{n} unusable reply", _listing(bad.text)))
+        reason = formats.clip(formats.printable(bad.reason or bad.verdict))
+        facts.append(Fact(f"{n + 1} what was wrong", (Mark("failed"), f" {reason}")))
+        again = _listing(bad.sent) if bad.sent else _words("the same once more")
+        facts.append(Fact(f"{n + 2} sent as user" if bad.sent else f"{n + 2} sent again", again))
+        n += 3
+    if len(earlier) > MAX_EARLIER:
+        more = f"and {len(earlier) - MAX_EARLIER:,} more, as unusable"
+        facts.append(Fact("", _words(more)))
     if reply is not None:
-        facts.append(Fact("2 raw reply", _listing(reply)))
+        facts.append(Fact(f"{n} raw reply", _listing(reply)))
     elif not error:
-        facts.append(Fact("2 raw reply", _words("not kept: the run has very many calls")))
+        facts.append(Fact(f"{n} raw reply", _words("not kept: the run has very many calls")))
     if values is not None:
-        facts.append(Fact("3 parsed", (value_facts(values),)))
+        facts.append(Fact(f"{n + 1} parsed", (value_facts(values),)))
     elif error:
         said: Line = (Mark("failed"), f" {formats.clip(formats.printable(error))}")
-        facts.append(Fact("3 failed", said))
+        facts.append(Fact(f"{n + 1} failed", said))
     return Facts(tuple(facts), is_ruled=True)
 
 

@@ -114,7 +114,7 @@ class RecordsSideBySide:
             lines = [self._identical_line(row)]
         if not lines:  # nothing but numbers differs
             column, text = glance(row.a or row.b, self._texts)
-            lines = [(_field(column), Cell((muted("same: "), text), span=2))]
+            lines = [(_field(column), Cell((text,)), _SAME)]
         for n, line in enumerate(lines):
             numbers = [self._number(row, c) if n == 0 else Cell() for c in self._numbers]
             yield (index if n == 0 else Cell(), *line, *numbers)
@@ -122,7 +122,7 @@ class RecordsSideBySide:
     def _identical_line(self, row: ComparedRow) -> Row:
         column, text = glance(row.a, self._texts)
         self._n_chars += len(text)
-        return _field(column), Cell((muted("identical: "), text), span=2)
+        return _field(column), Cell((text,)), Cell((muted("identical"),))
 
     def _changed_lines(self, row: ComparedRow, a: Record, b: Record) -> list[Row]:
         lines: list[Row] = []

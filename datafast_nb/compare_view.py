@@ -40,7 +40,7 @@ from datafast_nb.display.worddiff import merged
 from datafast_nb.models.pricing import price_of
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.steps.llm import LLMStep
-from datafast_nb.store.ledger import Ledger
+from datafast_nb.store.ledger import Ledger, LedgerLine, new_calls
 
 if TYPE_CHECKING:
     from datafast_nb.compare import ComparedRow, Comparison
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 MAX_ONLY = 5
 BEYOND = End("beyond").words
 MAX_PROMPT = 6_000
+MAX_NAMED = 4
+"""Changed steps named in the first lines."""
 
 
 def compare_view(made: Comparison) -> Document:
@@ -84,14 +86,19 @@ def _head(made: Comparison) -> Head:
     said = [
         _name(c.name) if c.kind == "changed" else f"{_name(c.name)} {c.kind}" for c in made.changes
     ]
-    what = f"{', '.join(said)}, " if len(said) <= 3 else f"{len(said)} steps, "
-    title = f"{what if said else ''}{a} → {b}"
-    facts = [f"same {formats.plural(len(made.rows), 'record')}"]
-    if not made.rows:
-        facts = ["no records in common"]
+    title = f"{said[0]}, {a} → {b}" if len(said) == 1 else f"{a} → {b}"
+    facts = []
+    if len(said) > 1:
+        names = f": {', '.join(said)}" if len(said) <= MAX_NAMED else ""
+        facts.append(f"{len(said)} steps changed{names}")
+    common = f"same {formats.plural(len(made.rows), 'record')}"
+    facts.append(common if made.rows else "no records in common")
     n, same, waiting = len(made.changed), len(made.identical), len(made.pending)
     word = "answer" if any(isinstance(c.b, LLMStep) for c in made.changes) else "record"
     differ = f"{formats.plural(n, word)} {'differs' if n == 1 else 'differ'}" if n else ""
+    one_sided = _one_sided(made)
+    if one_sided:
+        differ = f"{one_sided}, nothing else differs"
     identical = f"{same:,} {'is' if same == 1 else 'are'} identical" if same else ""
     facts.append(", ".join(part for part in (differ, identical) if part))
     facts.append(f"{waiting:,} pending" if waiting else "")
@@ -102,23 +109,48 @@ def _head(made: Comparison) -> Head:
     return Head(title, (" · ".join(fact for fact in facts if fact),))
 
 
+def _one_sided(made: Comparison) -> str:
+    """Say "new column x" where all that differs is columns that one side lacks; else ""."""
+    both = [(row.a, row.b) for row in made.changed if row.a is not None and row.b is not None]
+    lacking = [{c for c in made.columns if all(c not in p[k] for p in both)} for k in (0, 1)]
+    if not both or lacking[0] | lacking[1] != set(made.columns):
+        return ""
+    parts = []
+    for word, columns in (("new", lacking[0]), ("dropped", lacking[1])):
+        names = [c for c in made.columns if c in columns]
+        if names:
+            noun = "column" if len(names) == 1 else "columns"
+            parts.append(f"{word} {noun} {formats.some_names(names)}")
+    return ", ".join(parts)
+
+
 def _legend(made: Comparison) -> tuple[Line, ...]:
-    """What both runs paid and saved; a run that stands on both sides counts once."""
-    runs = {id(run): run for side in made.sides for run in side.runs}
-    total = Ledger.of(c for run in runs.values() for c in run.calls).total
+    """What the run of each side paid and saved when it ran; comparing them cost nothing."""
     pending = math.ceil(made.to_ask[0])
     items: list[Line] = []
-    if total.new:
-        paid = f", paid {formats.usd(total.paid_usd)}" if total.paid_usd else ""
-        items.append((Mark("new"), f" {formats.plural(total.new, 'new call')}{paid}"))
-    if total.answered:
-        saved = f", saved {formats.usd(total.saved_usd)}" if total.saved_usd else ""
-        items.append((Mark("memo"), f" {total.answered:,} from the memo{saved}"))
-    if total.failed:
-        items.append((Mark("failed"), f" {total.failed:,} failed"))
+    seen: set[int] = set()
+    is_one = {id(r) for r in made.sides[0].runs} == {id(r) for r in made.sides[1].runs}
+    for side in made.sides:
+        # A step that both sides share counts once.
+        runs = [run for run in side.runs if id(run) not in seen]
+        seen.update(map(id, runs))
+        total = Ledger.of(c for run in runs for c in run.calls).total
+        whose = "the run of both" if is_one else f"run of {_name(side.name)}"
+        for mark, said in _bill(total):
+            items.append((mark, f" {whose}:{said}"))
     if pending:
         items.append((Mark("pending"), f" {formats.plural(pending, 'call')} pending"))
     return tuple(items)
+
+
+def _bill(total: LedgerLine) -> Iterator[tuple[Mark, str]]:
+    if total.new:
+        yield Mark("new"), f" {new_calls(total)}"
+    if total.answered:
+        saved = f", saved {formats.usd(total.saved_usd)}" if total.saved_usd else ""
+        yield Mark("memo"), f" {total.answered:,} from the memo{saved}"
+    if total.failed:
+        yield Mark("failed"), f" {total.failed:,} failed"
 
 
 def _why_none(made: Comparison) -> Line:
@@ -364,9 +396,13 @@ def _next(made: Comparison) -> Iterator[Paragraph]:
         )  # fmt: skip
     elif made.changes and made.sides[1].pipeline is not None:
         yield Paragraph(
-            (f"Keep {_name(made.names[1])}: ", code(f"pipe = cmp.pipeline({made.names[1]!r})")),
+            (f"Keep {_name(made.names[1])}: ", code(f".pipeline({_quoted(made.names[1])})")),
             is_note=True,
         )
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if '"' not in text and text.isprintable() else repr(text)
 
 
 def _name(text: str) -> str:

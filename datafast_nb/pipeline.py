@@ -418,7 +418,9 @@ def _check_settings(settings: RunSettings) -> None:
         raise ValueError(f"pick is {settings.pick!r}; use 'first', 'spread' or 'random'")
     if settings.sinks not in (True, False, "auto"):
         raise ValueError(f"sinks is {settings.sinks!r}; use 'auto', True or False")
-    if settings.budget_usd is not None and not settings.budget_usd >= 0:
+    budget = settings.budget_usd
+    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if budget is not None and not (is_number and budget >= 0):
         raise ValueError(f"budget is {settings.budget_usd!r}; use US dollars of 0 or more")
 
 

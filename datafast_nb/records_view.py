@@ -41,10 +41,12 @@ MAX_SAMPLED_VALUES = 60_000
 """Values of all columns together that their summaries look at."""
 
 
-def records_blocks(result: Result, steps: Sequence[StepRun], n_rows: int) -> list[Block]:
+def records_blocks(
+    result: Result, steps: Sequence[StepRun], n_rows: int, *, has_hints: bool = True
+) -> list[Block]:
     """The first `n_rows` records as a table, columns summed up over all; failed ones in place.
 
-    `steps`: those whose failed records may stand in the table.
+    `steps`: those whose failed records may stand in the table; `has_hints`: with what to type.
     """
     if not result:
         return []
@@ -61,7 +63,7 @@ def records_blocks(result: Result, steps: Sequence[StepRun], n_rows: int) -> lis
     places = _places(result, steps, len(records)) if has_calls else range(len(records))
     for place in places:
         if isinstance(place, _Failed):
-            rows.append(_failed_row(place, names))
+            rows.append(_failed_row(place, names, has_hints))
             continue
         cells: list[AnyCell] = [Cell((f"{place:,}",))]
         if has_calls:
@@ -72,7 +74,8 @@ def records_blocks(result: Result, steps: Sequence[StepRun], n_rows: int) -> lis
     blocks: list[Block] = [Table((*head, *columns), tuple(rows))]
     notes: list[Inline] = []
     if len(result) > len(records):
-        notes += [f"{len(records):,} of {len(result):,} shown, all in ", code(".df")]
+        notes.append(f"{len(records):,} of {len(result):,} shown")
+        notes += [", all in ", code(".df")] if has_hints else []
     if left_out:
         more = formats.plural(len(left_out), "more column")
         notes.append(f"{' · ' if notes else ''}{more}: {formats.some_names(left_out)}")
@@ -176,7 +179,7 @@ def _places(result: Result, steps: Sequence[StepRun], n: int) -> list[int | _Fai
     return out
 
 
-def _failed_row(lost: _Failed, names: Sequence[str]) -> Row:
+def _failed_row(lost: _Failed, names: Sequence[str], has_hints: bool) -> Row:
     """A record that failed: its columns as far as it had them, then the cause and where it is."""
     cells: list[AnyCell] = [Cell(("–",)), Cell(status_line("failed"))]
     n = 0
@@ -186,8 +189,7 @@ def _failed_row(lost: _Failed, names: Sequence[str]) -> Row:
         n += 1
     said: Line = (
         strong(f"failed at {formats.cell(lost.step, formats.MAX_NAME)}:"),
-        f" {formats.cell(lost.error, 200)} ",
-        muted("· kept in "),
-        code(".errors"),
+        f" {formats.cell(lost.error, 200)}",
+        *((" ", muted("· kept in "), code(".errors")) if has_hints else ()),
     )
     return (*cells, Cell(said, span=len(names) - n))

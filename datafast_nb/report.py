@@ -13,7 +13,7 @@ from datafast_nb.store.files import atomic_write
 if TYPE_CHECKING:
     from datafast_nb.results import Result
 
-REPORT = Extent(rows=100, in_full=10, groups=1_000)
+REPORT = Extent(rows=100, in_full=10, groups=1_000, is_report=True)
 
 
 def write_report(result: Result, path: str | os.PathLike[str], title: str | None) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datafast_nb.call_view import call_facts, call_note, last_column, value_facts
+from datafast_nb.call_view import call_facts, call_note, last_column, value_facts, when
 from datafast_nb.display import formats
 from datafast_nb.display.views import (
     Block,
@@ -35,7 +35,7 @@ from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.sample_view import sample_card
 from datafast_nb.steps.sampling import Sample
 from datafast_nb.steps.transform import Map
-from datafast_nb.store.ledger import Ledger, dollars, ledger_table, money_of
+from datafast_nb.store.ledger import Ledger, ledger_table, money_of, new_calls, wasted
 
 if TYPE_CHECKING:
     from datafast_nb.results import Result, RunInfo
@@ -57,6 +57,8 @@ class Extent:
     """Records with their prompts and replies."""
     groups: int = 5
     """Causes of errors."""
+    is_report: bool = False
+    """For readers without Python: prompts and graph open, the date, nothing to type."""
 
 
 def result_view(result: Result, extent: Extent | None = None) -> Document:
@@ -67,16 +69,20 @@ def result_view(result: Result, extent: Extent | None = None) -> Document:
         return Document((head, *records_blocks(result, (), extent.rows)))
     info = result.info
     is_part = result._n_whole is not None or result._dropped_at is not None
-    blocks: list[Block] = [Head(formats.plural(len(result), "record"), _about(result))]
+    hints = not extent.is_report
+    title = _title(result) if hints else f"Report: {_title(result)}"
+    about = _about(result) if hints else (*_about(result), *_asked_on(result))
+    blocks: list[Block] = [Head(title, about)]
     legend = _legend(_own_ledger(result) if is_part else result.ledger, info.steps, is_part)
     if legend:
         blocks.append(Legend(legend))
     if not is_part and len(info.steps) > 1:
         blocks.append(_funnel(info))
-    blocks += records_blocks(result, () if is_part else info.steps, extent.rows)
+    failed_of = () if is_part else info.steps
+    blocks += records_blocks(result, failed_of, extent.rows, has_hints=hints)
     if not result and not is_part:
-        blocks += _why_none(info)
-    blocks += _what_else(result)
+        blocks += _why_none(info, has_hints=hints)
+    blocks += _what_else(result, has_hints=hints)
     blocks += _records_in_full(result, extent)
     if not is_part:
         blocks += _run_folds(result, extent)
@@ -84,6 +90,12 @@ def result_view(result: Result, extent: Extent | None = None) -> Document:
 
 
 # The first two lines.
+
+
+def _title(result: Result) -> str:
+    if result._n_whole is None or result._dropped_at is not None:
+        return formats.plural(len(result), "record")
+    return f"{len(result):,} of {formats.plural(result._n_whole, 'record')}"
 
 
 def _about(result: Result) -> Line:
@@ -97,7 +109,7 @@ def _about(result: Result) -> Line:
         of = f"of {result._n_whole:,} that " if result._n_whole is not None else ""
         return (f"{of}went into {name} and did not come out: {how}",)
     if result._n_whole is not None:
-        return (f"of {formats.plural(result._n_whole, 'record')} of {article} {info.status} run",)
+        return (f"of {article} {info.status} run",)
     parts = [_status(info)]
     # The time says something where it was spent on asking; without that a display stays the same
     # from run to run.
@@ -107,6 +119,15 @@ def _about(result: Result) -> Line:
     if info.mode == "replay":
         parts.append("replay: no model was asked")
     return (" · ".join(parts),)
+
+
+def _asked_on(result: Result) -> Line:
+    """When the replies behind a run were asked for: " · asked 20 Nov 16:04"."""
+    times = [c.asked_at for c in result.call_rows if c.asked_at is not None]
+    if not times:
+        return ()
+    first, last = when(min(times), has_year=True), when(max(times), has_year=True)
+    return (f" · asked {first}" if first == last else f" · asked {first} to {last}",)
 
 
 def _status(info: RunInfo) -> str:
@@ -157,23 +178,20 @@ def _legend(ledger: Ledger, steps: Sequence[StepRun], is_part: bool) -> tuple[Li
     total = ledger.total
     items: list[Line] = []
     if total.new:
-        paid = dollars(total.paid_usd, total.new)
-        said = paid if paid == "free" else f"paid {paid}"
-        items.append((Mark("new"), f" {formats.plural(total.new, 'new call')}, {said}"))
+        items.append((Mark("new"), f" {new_calls(total)}"))
     if total.answered:
         saved = f", saved {formats.usd(total.saved_usd)}" if total.saved_usd != 0 else ""
         items.append((Mark("memo"), f" {total.answered:,} from the memo{saved}"))
     if is_part:
         return tuple(items)
     lost = {fate: sum(getattr(run.fates, fate) for run in steps) for fate in FATES}
-    wasted = f", wasted {formats.usd(total.wasted_usd)}" if total.wasted_usd != 0 else ""
     if lost["failed"]:
-        items.append((Mark("failed"), f" {lost['failed']:,} failed{wasted}"))
+        items.append((Mark("failed"), f" {lost['failed']:,} failed"))
     elif total.failed:
         failed = formats.plural(total.failed, "failed call")
-        items.append((Mark("failed"), f" {failed}{wasted}, their records went on"))
-    elif wasted:
-        items.append((Mark("warning"), f" {wasted.removeprefix(', ')} on replies asked again"))
+        items.append((Mark("failed"), f" {failed}, their records went on"))
+    if total.wasted_usd != 0:
+        items.append((Mark("warning"), f" {wasted(total)}"))
     if lost["filtered"]:
         items.append((Mark("filtered"), f" {lost['filtered']:,} filtered"))
     if lost["skipped"]:
@@ -244,7 +262,7 @@ def _step_lines(info: RunInfo, run: StepRun) -> list[Line]:
     return lines
 
 
-def _why_none(info: RunInfo) -> list[Block]:
+def _why_none(info: RunInfo, *, has_hints: bool) -> list[Block]:
     """At which step the last records were lost, of a run that has none in the end."""
     last = next((run for run in info.steps if not run.n_out), None)
     if last is None:
@@ -255,7 +273,7 @@ def _why_none(info: RunInfo) -> list[Block]:
     lost = [(getattr(last.fates, f), FATE_WORDS[f]) for f in FATES if f != "skipped"]
     how = ", ".join(f"{n:,} of {last.n_in:,} {word}" for n, word in lost if n)
     said = f" no record got past {name}{f' ({how})' if how else ''}"
-    if not how:
+    if not how or not has_hints:
         return [Paragraph((Mark("warning"), said), is_note=True)]
     asked = code(f'.dropped("{name}")')
     return [Paragraph((Mark("warning"), f"{said}: ", asked), is_note=True)]
@@ -264,7 +282,7 @@ def _why_none(info: RunInfo) -> list[Block]:
 # What else there is to say, always open.
 
 
-def _what_else(result: Result) -> list[Block]:
+def _what_else(result: Result, *, has_hints: bool) -> list[Block]:
     info = result.info
     blocks: list[Block] = []
     if result.is_edited:
@@ -280,9 +298,10 @@ def _what_else(result: Result) -> list[Block]:
     for note in info.notes[:MAX_NOTES]:
         blocks.append(Paragraph((Mark("warning"), f" {formats.cell(note, 600)}"), is_note=True))
     if len(info.notes) > MAX_NOTES:
-        more = f"{len(info.notes) - MAX_NOTES:,} more notes: .info.notes"
+        more = f"{len(info.notes) - MAX_NOTES:,} more notes"
+        more += ": .info.notes" if has_hints else ""
         blocks.append(Paragraph((more,), is_note=True))
-    return blocks + _what_next(result)
+    return blocks + (_what_next(result) if has_hints else [])
 
 
 def _what_next(result: Result) -> list[Block]:
@@ -328,7 +347,7 @@ def _records_in_full(result: Result, extent: Extent) -> list[Block]:
     for i in range(n):
         note: Line = (muted("prompt as sent → raw reply → parsed fields"),) if i == 0 else ()
         body = record_blocks(result[i], calls_behind(steps, result._rows[i]))
-        if i == n - 1:
+        if i == n - 1 and not extent.is_report:
             column = formats.cell(last_column(result[0]), 40)
             body.append(
                 Paragraph(
@@ -339,7 +358,8 @@ def _records_in_full(result: Result, extent: Extent) -> list[Block]:
                     is_note=True,
                 )
             )
-        blocks.append(Fold(f"Record {i} in full", note, tuple(body)))
+        is_open = extent.is_report and i == 0
+        blocks.append(Fold(f"Record {i} in full", note, tuple(body), is_open=is_open))
     return blocks
 
 
@@ -349,7 +369,7 @@ def record_blocks(record: Record, calls: Sequence[CallRow]) -> list[Block]:
     said: set[str] = set()
     sent: list[str] = []
     for call in calls[:MAX_CALLS_IN_FULL]:
-        facts = call_facts(call.messages, call.text, call.values, call.error)
+        facts = call_facts(call.messages, call.text, call.values, call.error, call.earlier)
         body.append(Section(formats.cell(call.step, formats.MAX_NAME), call_note(call), (facts,)))
         said.update(call.values or ())
         sent += [message["content"] for message in call.messages or ()]
@@ -374,7 +394,7 @@ def _run_folds(result: Result, extent: Extent) -> list[Block]:
     blocks: list[Block] = []
     errors = result.errors
     if errors:
-        body = errors.blocks(extent.groups)
+        body = errors.blocks(extent.groups, has_hints=not extent.is_report)
         blocks.append(Fold("Errors", errors.summary, body, is_open=True, in_text=True))
     ledger = result.ledger
     if ledger.lines:
@@ -383,7 +403,7 @@ def _run_folds(result: Result, extent: Extent) -> list[Block]:
         note: Line = (formats.plural(total.n_calls, "call"), *((" · ", *money) if money else ()))
         blocks.append(Fold("Ledger", note, (ledger_table(ledger), ledger.basis)))
     blocks += _sample_folds(info)
-    blocks.append(_graph_fold(info))
+    blocks.append(_graph_fold(info, is_open=extent.is_report))
     return blocks
 
 
@@ -402,13 +422,13 @@ def _sample_folds(info: RunInfo) -> list[Block]:
     return blocks
 
 
-def _graph_fold(info: RunInfo) -> Block:
+def _graph_fold(info: RunInfo, *, is_open: bool) -> Block:
     runs = info.steps
     n_paid = sum(isinstance(run.step, LLMStep) for run in runs)
     words = formats.plural(len(runs), "step")
     if n_paid:
         words += f", {n_paid} of them {'calls' if n_paid == 1 else 'call'} a model (thicker frame)"
-    return Fold("Graph", (words,), (run_graph(info),))
+    return Fold("Graph", (words,), (run_graph(info),), is_open=is_open)
 
 
 def run_graph(info: RunInfo) -> Graph:

@@ -194,10 +194,21 @@ class Result(Shown, list[Record]):
 
     @property
     def calls(self) -> pd.DataFrame:
-        """A row per call: step, record, model, status, tokens, dollars, latency, prompt, reply."""
+        """A row per call: step, record, status, model, tokens, dollars, latency, prompt, reply.
+
+        `status` is "memo", "new", "failed", "pending" or "not asked", as displays say it;
+        `record` the index among the step's inputs, `asked_at` a time in UTC.
+        """
         import pandas as pd
 
-        return pd.DataFrame([c.to_dict() for c in self.call_rows])
+        from datafast_nb.call_view import STATUS  # beside: what displays call it
+
+        frame = pd.DataFrame([c.to_dict() for c in self.call_rows])
+        if len(frame):
+            frame["status"] = [STATUS[s][1] if s in STATUS else s for s in frame["status"]]
+            asked = pd.to_numeric(frame["asked_at"], errors="coerce")
+            frame["asked_at"] = pd.to_datetime(asked, unit="s", utc=True, errors="coerce")
+        return frame
 
     @property
     def ledger(self) -> Ledger:

@@ -35,6 +35,17 @@ from datafast_nb.steps.base import Step
 from datafast_nb.store.ledger import Ledger
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierReply:
+    """A reply that could not be used, and what was sent after it."""
+
+    text: str
+    verdict: str
+    reason: str
+    sent: str = ""
+    """The correction that was sent; "": the same question once more."""
+
+
 @dataclass(slots=True)
 class CallRow:
     """One call of a run: a draw that was answered from disk, asked for, or failed."""
@@ -67,16 +78,46 @@ class CallRow:
     text: str | None = None
     """The raw reply."""
     values: dict[str, Any] | None = None
+    n_replies: int = 0
+    """Replies that arrived in this run: more than one where an unusable one was asked again."""
+    earlier: tuple[EarlierReply, ...] = ()
+    """Unusable replies before `text`, of this run or from disk; kept where `messages` are."""
+
+    @property
+    def n_tries(self) -> int:
+        """Replies that it took, of this run and from disk, as far as they are known."""
+        return max(self.n_replies, len(self.earlier) + 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the values, which stand in the records."""
-        out = asdict(self)
-        del out["values"]
-        return out
+        """All but the values, which stand in the records; what people look for comes first."""
+        return {
+            "step": self.step,
+            "record": self.record,
+            "status": self.status,
+            "model": self.model,
+            "tries": self.n_tries if self.text is not None else self.n_replies,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "usd": self.usd,
+            "latency_s": self.latency_s,
+            "prompt": self.messages[-1]["content"] if self.messages else None,
+            "reply": self.text,
+            "verdict": self.verdict,
+            "error": self.error,
+            "asked_at": self.asked_at,
+            "wasted_usd": self.wasted_usd,
+            "attempts": self.attempts,
+            "variant": self.variant,
+            "output_index": self.output_index,
+            "messages": None if self.messages is None else list(self.messages),
+            "earlier": [asdict(reply) for reply in self.earlier],
+            "key": self.key,
+            "label": self.label,
+        }
 
 
-@dataclass(frozen=True, slots=True)
-class CallError:
+@dataclass(frozen=True, slots=True, repr=False)
+class CallError(Shown):
     """A call that gave no usable answer."""
 
     step: str
@@ -101,6 +142,32 @@ class CallError:
             (self.input[c] for c in ("_id", "id") if c in self.input), self.record
         )
         return out
+
+    def view(self) -> Document:
+        """What was asked about which record, what came back, and what to do about it."""
+        from datafast_nb.call_view import value_facts  # it draws what this file defines
+
+        remedy = REMEDIES.get(self.kind, OTHER)
+        facts = [
+            views.Fact(
+                "cause", (Mark("failed"), f" {remedy.cause or formats.cell(self.kind, 60)}")
+            ),
+            views.Fact("message", (formats.clip(formats.printable(self.error), MAX_EXAMPLE),)),
+        ]
+        if self.prompt is not None:
+            facts.append(views.Fact("last message sent", (Listing((formats.clip(self.prompt),)),)))
+        if self.text is not None:
+            facts.append(views.Fact("raw reply", (Listing((formats.clip(self.text),)),)))
+        facts.append(views.Fact("the record", (value_facts(self.input),)))
+        again = ("; ", code(".retry_failed()"), " asks it again") if remedy.asks_again else ()
+        facts.append(views.Fact("what to do", (remedy.advice, *again)))
+        model = f" · {formats.cell(self.model, formats.MAX_NAME)}" if self.model else ""
+        step = formats.cell(self.step, formats.MAX_NAME)
+        head = Head("Failed call", (f"at {step}, its record {self.record:,}{model}",))
+        return Document((head, views.Facts(tuple(facts), is_ruled=True)))
+
+    def __repr__(self) -> str:
+        return f"<CallError {self.step}, record {self.record}: {formats.cell(self.error, 60)}>"
 
 
 @dataclass(frozen=True)
@@ -175,8 +242,8 @@ class ErrorList(Shown, list[CallError]):
         title = formats.plural(len(self), "failed call")
         return Document((Head(title, self.summary), *self.blocks()))
 
-    def blocks(self, n_groups: int = MAX_GROUPS) -> tuple[Block, ...]:
-        """The groups as a table, at most `n_groups` of them."""
+    def blocks(self, n_groups: int = MAX_GROUPS, *, has_hints: bool = True) -> tuple[Block, ...]:
+        """The groups as a table, at most `n_groups` of them; `has_hints`: with what to do."""
         groups = self.groups
         records: dict[tuple[str, str], set[int]] = {}
         for e in self:
@@ -186,24 +253,26 @@ class ErrorList(Shown, list[CallError]):
             Column("step", "word"),
             Column("cause", "text"),
             Column("first example", "written"),
-            Column("what to do", "text"),
+            *((Column("what to do", "text"),) if has_hints else ()),
         )
         rows = tuple(
-            self._row(step, kind, n, len(records[step, kind]), first)
+            self._row(step, kind, n, len(records[step, kind]), first)[: len(columns)]
             for step, kind, n, first in groups[:n_groups]
         )
         table = views.Table(columns, rows)
         n_more = len(groups) - n_groups
         if n_more <= 0:
             return (table,)
-        more = (f"{formats.plural(n_more, 'more group')}: all are in ", code(".errors"))
+        more: Line = (formats.plural(n_more, "more group"),)
+        if has_hints:
+            more = (*more, ": all are in ", code(".errors"))
         return (table, Paragraph(more, is_note=True))
 
     def _row(self, step: str, kind: str, n: int, n_records: int, first: CallError) -> Row:
         remedy = REMEDIES.get(kind, OTHER)
         cause: Line = (Mark("failed"), f" {remedy.cause or formats.cell(kind, 60)}")
         how_many: tuple[Line, ...] = ((formats.plural(n, "call"),),) if n != n_records else ()
-        whose: Line = (f"record {first.record:,}: {formats.cell(first.input, 80)}",)
+        whose: Line = (f"{self._place(first)}: {formats.cell(_first_text(first.input), 80)}",)
         raw = None if first.text is None else Listing((formats.clip(first.text, MAX_EXAMPLE),))
         return (
             Cell((f"{n_records:,}",), below=how_many),
@@ -212,6 +281,15 @@ class ErrorList(Shown, list[CallError]):
             Cell((muted("no reply came"),) if raw is None else (), below=(whose,), listing=raw),
             self._what_to_do(step, remedy, n),
         )
+
+    def _place(self, error: CallError) -> str:
+        """Which record it was: "source row 5", or its number among the inputs of the step."""
+        at = next((k for k, run in enumerate(self.steps) if run.name == error.step), 0)
+        row = way_back(self.steps[:at], error.record)[0] if at else None
+        if row is None:
+            return f"input record {error.record:,}"
+        rows = self.steps[0].rows
+        return f"source row {row if rows is None else rows[row]:,}"
 
     def _what_to_do(self, step: str, remedy: Remedy, n: int) -> Cell:
         if not remedy.asks_again:
@@ -231,6 +309,12 @@ class ErrorList(Shown, list[CallError]):
         some = islice((c for c in run.calls if c.values is not None and c.usd is not None), 1_000)
         known = [c.usd for c in some if c.usd is not None]
         return fmean(known) if known else None
+
+
+def _first_text(record: Record) -> Any:
+    """The first value that is a text of several words, else any text; without one the record."""
+    texts = [v for k, v in record.items() if isinstance(v, str) and not k.startswith("_")]
+    return next((t for t in texts if " " in t.strip()), texts[0] if texts else record)
 
 
 Loss = Literal["filtered", "failed", "waiting", "beyond_limit"]
@@ -373,7 +457,8 @@ class Funnel(Shown):
                 cells.append(Cell((*mark, f"{n:,}" if n else "–") if run.index else ()))
             cells.append(Cell((f"{run.n_out:,}",)))
             if has_calls:
-                cells.append(Cell((f"{run.n_answered:,}",) if run.calls else ()))
-                cells.append(Cell((f"{run.n_new:,}",) if run.calls else ()))
+                # Zero is a dash, as for the fates and in the ledger; no calls at all is empty.
+                for n in (run.n_answered, run.n_new):
+                    cells.append(Cell((f"{n:,}" if n else "–",) if run.calls else ()))
             rows.append(tuple(cells))
         return views.Table(tuple(columns), tuple(rows))

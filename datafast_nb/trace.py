@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
+from operator import index as as_index
 from typing import TYPE_CHECKING, Any
 
+from datafast_nb.display import formats
 from datafast_nb.display.shown import Shown
 from datafast_nb.display.views import Document
 from datafast_nb.lineage import base_row
@@ -29,7 +31,7 @@ class TraceStep:
 
     name: str
     fate: str
-    """"read", "advanced", "filtered", "failed", "skipped", "waiting", "left out"."""
+    """"read", "advanced", "written", "filtered", "failed", "skipped", "waiting", "left out"."""
     records: tuple[Record, ...]
     """Records after the step."""
     calls: tuple[CallRow, ...] = ()
@@ -106,7 +108,13 @@ class RecordTrace(Shown, Mapping[str, Any]):
 
 def trace_output(result: Result, index: int) -> RecordTrace:
     """The way of one record of a Result, walked back by the parent indices."""
-    made = _trace(result.info, [result._rows[index]], None, range(len(result))[index])
+    n = len(result)
+    at = as_index(index)
+    if not -n <= at < n:
+        rows = f"they are numbered 0 to {n - 1:,}" if n else "it is empty"
+        raise IndexError(f"no record {at}: the Result has {formats.plural(n, 'record')}, {rows}")
+    index = at % n
+    made = _trace(result.info, [result._rows[index]], None, index)
     last = result.info.steps[-1].table if result.info.steps else None
     if last is None and not made.outputs:  # too many records to keep, but this one is here
         made.outputs = [copy_record(result[index])]
@@ -136,8 +144,12 @@ def _trace(
     where = info.settings.get("where") if result is not None else None
     kept = _on_the_way(runs, outputs) if where is None else _from_row(runs, where)
     steps: list[TraceStep] = []
+    sinks = {name for name, _ in info.written}
     for k, (run, chosen) in enumerate(zip(runs, kept, strict=True)):
-        steps.append(_step(run, chosen, kept[k - 1] if k else [], is_one=outputs is None))
+        step = _step(run, chosen, kept[k - 1] if k else [], is_one=outputs is None)
+        if run.name in sinks and step.fate == "advanced":
+            step = replace(step, fate="written")
+        steps.append(step)
         if run.index and not chosen and run.n_in:
             break
     final = steps[-1].records if steps and len(steps) == len(runs) else ()

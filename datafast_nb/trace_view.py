@@ -34,7 +34,7 @@ from datafast_nb.display.views import (
     muted,
 )
 from datafast_nb.records import Record
-from datafast_nb.store.ledger import Ledger, dollars
+from datafast_nb.store.ledger import Ledger, dollars, new_calls, wasted
 
 if TYPE_CHECKING:
     from datafast_nb.trace import RecordTrace, TraceStep
@@ -50,6 +50,7 @@ SHORT_KEY = 8
 FATES: dict[str, tuple[MarkName | None, str]] = {
     "read": (None, "read"),
     "advanced": ("kept", "kept"),
+    "written": ("kept", "written"),
     "filtered": ("filtered", "filtered"),
     "failed": ("failed", "failed"),
     "skipped": ("kept", "skipped"),
@@ -97,16 +98,14 @@ def _legend(trace: RecordTrace) -> tuple[Line, ...]:
     total = Ledger.of(calls).total
     items: list[Line] = []
     if total.new:
-        paid = dollars(total.paid_usd, total.new)
-        said = paid if paid == "free" else f"paid {paid}"
-        items.append((Mark("new"), f" {formats.plural(total.new, 'new call')}, {said}"))
+        items.append((Mark("new"), f" {new_calls(total)}"))
     if total.answered:
         saved = f", saved {formats.usd(total.saved_usd)}" if total.saved_usd != 0 else ""
         items.append((Mark("memo"), f" {total.answered:,} from the memo{saved}"))
     if total.failed:
-        wasted = f", wasted {formats.usd(total.wasted_usd)}" if total.wasted_usd != 0 else ""
-        failed = formats.plural(total.failed, "failed call")
-        items.append((Mark("failed"), f" {failed}{wasted}"))
+        items.append((Mark("failed"), f" {formats.plural(total.failed, 'failed call')}"))
+    if total.wasted_usd != 0:
+        items.append((Mark("warning"), f" {wasted(total)}"))
     asked_s = sum(c.latency_s for c in calls if c.status == "new")
     if asked_s:
         items.append((formats.seconds(asked_s),))
@@ -133,7 +132,7 @@ def _step_section(step: TraceStep, before: Sequence[Record], i: int) -> Section:
         if len(step.calls) > 1:
             facts = call_note(call)
         # The values stand above as what the record gained.
-        body = (call_facts(call.messages, call.text, None, call.error),)
+        body = (call_facts(call.messages, call.text, None, call.error, call.earlier),)
         # What failed is what one has come to see.
         is_open = call.status == "failed"
         title = "prompt as sent → raw reply"
@@ -156,7 +155,7 @@ def _fate(step: TraceStep) -> list[Inline]:
         mark, word = FATES.get(step.fate, (None, step.fate))
         line += [Mark(mark), f" {word}"] if mark is not None else [word]
     if step.row is not None:
-        line.append(muted(f" · row {step.row:,}"))
+        line.append(muted(f" · source row {step.row:,}"))
     if step.note:
         line.append(f" · {formats.cell(step.note, 400)}")
     return line
@@ -211,11 +210,11 @@ def is_same(a: Any, b: Any) -> bool:
 
 def _next(trace: RecordTrace) -> Line:
     parts: list[Inline] = []
-    if trace.outputs and trace.outputs[0]:
+    verb = "trace" if trace.result is None else "run_one"
+    if trace.index is not None and trace.outputs and trace.outputs[0]:
         name = formats.cell(last_column(trace.outputs[0]), 40)
-        parts += ["As a dict: ", code(f'["{name}"]')]
+        parts += ["One value: ", code(f'.{verb}({trace.index})["{name}"]')]
     if trace.index is not None:
-        verb = "trace" if trace.result is None else "run_one"
         parts += [" · " if parts else "", "next record: ", code(f".{verb}({trace.index + 1})")]
         cost = Ledger.of(trace.calls).total
         usd = cost.paid_usd + cost.saved_usd
@@ -247,7 +246,7 @@ def why_view(why: Why) -> Document:
     blocks += [Paragraph((Mark("warning"), f" {formats.cell(n, 400)}")) for n in why.notes]
     call = why.call
     if call is not None:
-        blocks.append(call_facts(call.messages, call.text, call.values))
+        blocks.append(call_facts(call.messages, call.text, call.values, "", call.earlier))
     if why.record_in is not None:
         note: Line = (muted(f"before {formats.cell(why.step, formats.MAX_NAME)}"),)
         body = (value_facts(why.record_in),)
@@ -270,7 +269,7 @@ def _origin(origin: Why) -> Block:
     if call is None:
         body: tuple[Block, ...] = _origin_body(origin)
     else:
-        facts = call_facts(call.messages, call.text, call.values)
+        facts = call_facts(call.messages, call.text, call.values, "", call.earlier)
         body = (Paragraph(call_note(call)), facts)
     return Fold("The same value before", note, body, is_open=True, in_text=True)
 

@@ -606,3 +606,30 @@ def test_columns_of_the_source_that_one_side_drops_make_no_difference() -> None:
     made = dfn.diff(a, build().run(limit=2))
     assert len(made.identical) == 2
     assert [s[0] for s in made.changes[0].settings] == ["exclude_columns"]
+
+
+def test_what_each_side_paid_stands_with_its_name_and_several_changes_as_facts() -> None:
+    a = build(rows=ROWS[:4]).run()
+    b = build(V2, rows=ROWS[:4], judge=Counted(grade, name="other")).run()
+    made = dfn.diff(a, b, names=("old", "new"))
+    head = made.view().blocks[0]
+    assert isinstance(head, Head) and head.title == "old → new"
+    assert "2 steps changed: ask, judge" in plain(head.facts)
+    said = all_text(made.view())
+    assert "run of old: 8 new calls, paid $" in said and "run of new: 8 new calls, paid $" in said
+    assert '.pipeline("new")' in said and "cmp" not in said
+
+
+def test_a_column_that_only_came_is_no_other_answer() -> None:
+    before = build(rows=ROWS[:3])
+    after = before >> dfn.Map(lambda r: {**r, "x": 1}).as_step("add")
+    head = dfn.diff(before.run(), after.run()).view().blocks[0]
+    assert isinstance(head, Head)
+    assert "new column x, nothing else differs" in plain(head.facts)
+
+
+def test_records_that_are_the_same_are_readable_as_text() -> None:
+    result = build(rows=ROWS[:3]).run()
+    assert (
+        "article number 0 about cats" in dfn.diff(result, result)._repr_mimebundle_()["text/plain"]
+    )

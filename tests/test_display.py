@@ -85,7 +85,7 @@ def test_a_slice_shows_its_own_records_and_keeps_the_run():
     whole, part = check(result), check(result[25:])
     assert all("10 of 30 shown, all in .df" in t for t in (whole.plain, whole.page.text))
     assert cells_from(part, "n")[1:] == ["0", "25", "1", "26", "2", "27", "3", "28", "4", "29"]
-    assert all(re.search(r"5 records\s+of 30 records of a complete run", t) for t in part.texts)
+    assert all(re.search(r"5 of 30 records\s+of a complete run", t) for t in part.texts)
     assert "shown, all in" not in part.plain + part.page.text
     assert result[25:].info is result.info
 
@@ -134,7 +134,11 @@ def test_errors_are_grouped_with_a_count_and_an_example():
     cells = cells_from(display, "records")
     assert cells[:5] == ["records", "step", "cause", "first example", "what to do"]
     assert cells[5:7] == ["4", "ask"] and len(cells) == 10
-    assert "call 0 broke" in cells[7] and "record 0" in cells[8] and "call 1" not in " ".join(cells)
+    assert (
+        "call 0 broke" in cells[7]
+        and "source row 0" in cells[8]
+        and "call 1" not in " ".join(cells)
+    )
     assert all(re.search(r"4 failed calls\s+4 records, 1 cause", t) for t in display.texts)
     assert all("✕ 4 failed" in text for text in check(result).texts)
 

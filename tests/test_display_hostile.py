@@ -368,7 +368,7 @@ def test_a25_secrets_are_in_no_display_file_or_error(
     for error in result.errors:
         assert_no_key(repr(error) + json.dumps(error.to_dict()), "an error")
     assert_no_key(json.dumps(result.to_dict(), default=str), "the result as a dict")
-    assert_no_key(result.calls.to_json(), "the calls")
+    assert_no_key(result.calls.to_json(date_format="iso"), "the calls")
     assert_no_key(caplog.text + "".join(capsys.readouterr()), "the log")
     nbformat.write(notebook, tmp_path / "saved.ipynb")
     result.report(tmp_path / "report.html")

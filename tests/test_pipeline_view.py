@@ -911,3 +911,23 @@ def test_a9_other_limits_and_temperatures_are_estimated_at_once_and_ask_nothing(
         shown(pipeline)
     assert counts == [1, 10, 100, 500, 0, 0, 90, 490, 1, 10, 100, 500]
     assert model.calls == before
+
+
+def test_pending_answers_stand_where_the_model_will_write():
+    rows = [{"text": "a", "late": 1}, {"text": "b"}]
+    pipeline = Source.list(rows) >> LLMStep(
+        prompt="Say {text}", output_columns=["answer"], model=FakeModel()
+    )
+    table = next(b for b in pipeline.preview().view().blocks if isinstance(b, Table))
+    names = [c.name for c in table.columns]
+    for row in table.rows:
+        at = sum(c.span if isinstance(c, Cell) else 1 for c in row[:-1])
+        assert isinstance(row[-1], Cell) and row[-1].is_pending
+        assert names[at] == "answer"
+
+
+def test_a_budget_that_is_no_number_is_refused_in_words():
+    pipeline = Source.list([{"text": "a"}]) >> Map(lambda r: r)
+    for budget in ("0.01", True, float("nan"), -1):
+        with pytest.raises(ValueError, match="budget is"):
+            pipeline.run(budget=budget)

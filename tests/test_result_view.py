@@ -16,6 +16,8 @@ from datafast_nb import FakeModel, Filter, FlatMap, LLMStep, Map, Sample, Sink, 
 from datafast_nb.display import html
 from datafast_nb.display.views import Cell, Document, Fold, Graph, Head, Legend, Table, Tiles, plain
 from datafast_nb.options import options
+from datafast_nb.report import REPORT
+from datafast_nb.result_view import result_view
 from datafast_nb.runs import REMEDIES, CallError, ErrorList
 
 Record = dict[str, Any]
@@ -75,7 +77,7 @@ def test_a_result_without_records_says_where_they_were_lost() -> None:
     )
     view = pipeline.run().view()
     said = words(view)
-    assert "! no record got past impossible (8 of 8 filtered): .dropped(\"impossible\")" in said
+    assert '! no record got past impossible (8 of 8 filtered): .dropped("impossible")' in said
     assert "none came" in said and "not reached" not in said
 
 
@@ -107,7 +109,7 @@ def test_a_run_that_asked_nothing_looks_the_same_every_time() -> None:
 
 def test_free_and_unknown_prices_are_words() -> None:
     free, unknown = story(price=None), story(price=None)
-    assert "20 new calls, free" in words(free.run().view())
+    assert "20 new calls, 1 asked again, free" in words(free.run().view())
     model = dfn.OpenAICompatibleModel("nobody-lists-it", "http://localhost:9/v1")
     assert model.price is None
     line = LLMStep("{id}", output_columns=["q"], model=FakeModel(name="x", provider="mystery"))
@@ -273,7 +275,7 @@ def test_a_slice_shows_its_own_records_and_their_own_bill() -> None:
     pipeline.run(limit=5)
     part = pipeline.run()[3:6]
     said = words(part.view())
-    assert "3 records  of 19 records of a complete run" in said
+    assert "3 of 19 records  of a complete run" in said
     assert "● 1 from the memo" in said and "○ 2 new calls" in said
     assert "failed" not in said and not those(part.view(), Tiles)
     assert [cells(r)[2] for r in records_table(part).rows] == ["4", "6", "7"]
@@ -402,7 +404,7 @@ def test_the_ledger_adds_up_and_names_its_prices() -> None:
     names = [c.name for c in table.columns]
     assert names == ["step", "memo", "new", "tokens in", "out", "paid", "saved", "wasted", "median"]
     row = dict(zip(names, cells(table.rows[0]), strict=True))
-    assert (row["memo"], row["new"]) == ("4", "16")
+    assert (row["memo"], row["new"]) == ("4", "16\n1 asked again")
     assert "✕ 1 failed" in row["step"]
     assert "m-mini: $0.15 in, $0.60 out per 1M tokens" in words_of(found)
     assert table.total is None
@@ -535,3 +537,54 @@ def test_the_report_has_a_name_of_its_own(tmp_path: Path, monkeypatch: Any) -> N
     monkeypatch.chdir(tmp_path)
     result = (Source.list(articles(1)) >> Map(lambda r: r)).run()
     assert result.report() == Path("report.html") and (tmp_path / "report.html").is_file()
+
+
+def test_calls_are_a_readable_table() -> None:
+    pipeline = story()
+    pipeline.run(limit=4)
+    frame = pipeline.run().calls
+    assert list(frame.columns[:6]) == [
+        "step", "record", "status", "model", "tries", "input_tokens"
+    ]  # fmt: skip
+    assert list(frame.columns[-2:]) == ["key", "label"]
+    assert set(frame["status"]) == {"memo", "new", "failed"}
+    assert frame["asked_at"].dt.tz is not None and frame["asked_at"].notna().all()
+    assert frame["prompt"][0].startswith("Article: text 0") and "Because of 0." in frame["reply"][0]
+
+
+def test_a_failed_call_shows_itself_and_has_a_short_repr() -> None:
+    [error] = story().run().errors
+    assert re.fullmatch(r"<CallError ask, record 4: .{1,60}>", repr(error))
+    said = words(error.view())
+    for part in ("Article: text 5", '{"question":"Why 5?"}', "reply lacks", ".retry_failed()"):
+        assert part in said
+    assert error.to_dict()["record_id"] == 5
+
+
+def test_a_report_is_for_readers_without_python() -> None:
+    result = story(n=120).run()
+    view = result_view(result, REPORT)
+    said = words(view)
+    head = view.blocks[0]
+    assert isinstance(head, Head) and head.title == f"Report: {len(result)} records"
+    assert re.search(r" · asked \d+ \w{3} 20\d\d \d\d:\d\d", plain(head.facts))
+    assert fold(view, "Graph").is_open and fold(view, "Record 0 in full").is_open
+    for hint in (".errors", ".df", ".trace(", ".why(", ".retry_failed()", ".run("):
+        assert hint not in said
+        assert hint in words(result.view()) or hint == ".run("
+
+
+def test_an_error_names_the_row_of_the_source_and_its_text() -> None:
+    said = words(story().run().errors.view())
+    assert "source row 5: text 5 text 5" in said and "record 4" not in said
+    assert "{'id'" not in said
+
+
+def test_zero_is_a_dash_in_the_funnel_as_in_the_ledger() -> None:
+    result = story(bad=()).run()
+    funnel, bill = those(result.funnel.view(), Table)[0], those(result.ledger.view(), Table)[0]
+    names = [c.name for c in funnel.columns]
+    [asked] = [r for r in map(cells, funnel.rows) if r[0] == "ask"]
+    row = dict(zip([c.name for c in bill.columns], cells(bill.rows[0]), strict=True))
+    assert asked[names.index("memo")] == "–" == row["memo"]
+    assert asked[names.index("new")] == "20" == row["new"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +55,7 @@ def test_each_step_says_what_the_record_gained_and_lost() -> None:
     assert isinstance(head, Head) and head.title == "Record 2"
     assert plain(head.facts) == "1 record out · passed 4 steps"
     assert [s.title for s in those(view, Section)] == ["source", "not_one", "ask", "count"]
-    assert "source · read · row 3" in section(view, "source")
+    assert "source · read · source row 3" in section(view, "source")
     assert "+ text:\ntext 3" in section(view, "source")
     assert section(view, "not_one") == "not_one Filter · ✓ kept"
     asked = section(view, "ask")
@@ -80,7 +82,7 @@ def test_a_call_shows_the_prompt_as_sent_and_the_raw_reply() -> None:
     again = pipeline().run_one(0).view()
     assert "LLMStep · ● memo" in section(again, "ask")
     assert "next record: .run_one(1), about $0." in words(view)
-    assert 'As a dict: ["n"]' in words(view)
+    assert 'One value: .run_one(0)["n"]' in words(view)
 
 
 def test_a_failed_record_shows_its_raw_reply_and_the_cause() -> None:
@@ -88,7 +90,7 @@ def test_a_failed_record_shows_its_raw_reply_and_the_cause() -> None:
     view = one.view()
     assert not one and "failed at step 'ask'" in plain(view.blocks[0].facts)  # type: ignore[union-attr]
     said = section(view, "ask")
-    assert "✕ failed" in said and "no json" in said and "3 failed" in said
+    assert "✕ failed" in said and "2 unusable reply:\nno json" in said and "6 failed" in said
     assert [f.is_open for f in those(view, Fold)] == [True]
     with pytest.raises(KeyError, match="failed at step 'ask'"):
         one["q"]
@@ -161,7 +163,8 @@ def test_a_failed_call_of_a_record_that_went_on_is_shown_and_counted() -> None:
         trace = result.trace(i)
         assert [c.record for c in trace.calls] == [i, i]
         assert sorted(c.status for c in trace.calls) == ["failed", "new"]
-        assert "1 failed call, wasted $" in words(trace.view())
+        assert "1 failed call" in words(trace.view())
+        assert "wasted $" in words(trace.view())
         assert "no json" in section(trace.view(), "ask")
 
 
@@ -250,3 +253,55 @@ def test_a_trace_is_shown_in_every_form_and_the_same_each_time() -> None:
     assert set(drawn) == {"text/plain", "text/html", "text/markdown"}
     assert fold(result.trace(0).view(), "prompt as sent → raw reply").in_text
     assert "On text 0" in drawn["text/plain"] and "On text 0" in drawn["text/html"]
+
+
+def test_a_reply_that_was_asked_again_is_counted_and_shown() -> None:
+    def once_bad(request: Any) -> Any:
+        return {"q": "Why?"} if len(request.messages) > 1 else "no json at all"
+
+    model = FakeModel(once_bad, price=(1.0, 2.0), name="m-1")
+    ask = LLMStep("On {text}", output_columns={"q": str}, model=model)
+    flow = Source.list(rows(2)).as_step("source") >> ask.as_step("ask")
+    for is_new in (True, False):
+        result = flow.run()
+        said = section(result.trace(1).view(), "ask")
+        assert "2 tries" in said
+        parts = ("1 sent as user", "no json at all", "what was wrong", "cannot be used", '"Why?"')
+        places = [said.index(part) for part in parts]
+        assert places == sorted(places)
+        assert "no json at all" in words(Document(fold(result.view(), "Record 0 in full").body))
+        [row] = {(c.n_replies, len(c.earlier)) for c in result.call_rows}
+        assert row == (2 if is_new else 0, 1)
+        head = words(Document(result.view().blocks[:2]))
+        if is_new:
+            assert model.calls == 4
+            assert "2 new calls, 2 asked again, paid $" in head
+            assert (
+                re.search(r"! wasted \$[\d.]+ on 2 unusable replies", head) and "failed" not in head
+            )
+            bill = words(result.ledger.view())
+            assert "2 asked again" in bill and "Wasted: 2 unusable replies." in bill
+        else:
+            assert "asked again" not in head and "2 from the memo" in head
+
+
+def test_a_failed_call_keeps_both_of_its_replies() -> None:
+    ask = LLMStep("On {text}", output_columns={"q": str}, model=FakeModel(answer, price=(1, 2)))
+    flow = Source.list(rows(6)) >> ask.as_step("ask")
+    result = flow.run()
+    [lost] = [c for c in result.call_rows if c.status == "failed"]
+    assert lost.n_replies == 2 and [e.text for e in lost.earlier] == ["no json"]
+    said = words(Document(result.view().blocks[:2]))
+    assert "✕ 1 failed\n" in said + "\n" and "on 2 unusable replies" in said
+
+
+def test_a_record_that_is_not_there_is_named_with_those_that_are() -> None:
+    result = pipeline(4).run()
+    with pytest.raises(IndexError, match="no record 99: the Result has 3 records, they are number"):
+        result.trace(99)
+    assert result.trace(-1).index == 2
+
+
+def test_a_record_at_a_sink_was_written(tmp_path: Path) -> None:
+    flow = Source.list(rows(2)) >> dfn.Sink.jsonl(str(tmp_path / "out.jsonl")).as_step("out")
+    assert "✓ written" in section(flow.run().trace(0).view(), "out")

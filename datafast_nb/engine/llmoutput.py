@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from datafast_nb.engine.limits import reply_usd
+from datafast_nb.engine.scheduler import Call, reask
 from datafast_nb.lineage import Table, child_id
 from datafast_nb.models.base import Message
+from datafast_nb.models.pricing import Price
 from datafast_nb.records import FLAT_TYPES, Record
-from datafast_nb.runs import CallError, CallRow, StepRun
+from datafast_nb.runs import CallError, CallRow, EarlierReply, StepRun
 from datafast_nb.steps.expansion import Variant
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.ledger import Ledger
+from datafast_nb.store.memo import Draw, Memo, Reply
 
 
 @dataclass(slots=True, eq=False)
@@ -25,6 +29,50 @@ class Slot:
     """Calls of this run that want the same draw; None: none so far."""
     is_kept: bool = False
     """Prompt and reply stay with the result also where a run has too many calls to keep them."""
+
+
+def fill_figures(row: CallRow, reply: Reply, draw: Draw, price: Price | None) -> None:
+    """When and how fast the chosen reply of a draw came, and what all of its replies came to."""
+    row.input_tokens = sum(r.input_tokens or 0 for r in draw.replies)
+    row.output_tokens = sum(r.output_tokens or 0 for r in draw.replies)
+    usd = sum(reply_usd(price, r) for r in draw.replies)
+    row.usd = usd if usd == usd else None
+    row.latency_s = reply.latency_s
+    row.asked_at = reply.created or None
+
+
+def copy_outcome(asked: CallRow, row: CallRow) -> None:
+    """The outcome of a draw that this run asked for, for another call that shares it."""
+    row.status = "answered" if asked.status == "new" else asked.status
+    row.verdict, row.error, row.values = asked.verdict, asked.error, asked.values
+    row.messages, row.text, row.earlier = asked.messages, asked.text, asked.earlier
+    row.input_tokens, row.output_tokens = asked.input_tokens, asked.output_tokens
+    row.latency_s, row.asked_at = asked.latency_s, asked.asked_at
+    row.usd = asked.usd
+
+
+def earlier_replies(
+    step: LLMStep, slot: Slot, replies: Sequence[Reply]
+) -> tuple[EarlierReply, ...]:
+    """Replies of a draw before the one that counts, each with what was sent after it."""
+    if not replies:
+        return ()
+    request = step.request(slot.messages, slot.variant)
+    found = []
+    for reply in replies:
+        more = reask(request, reply).messages[len(request.messages) :]
+        sent = more[-1]["content"] if more else ""
+        found.append(EarlierReply(reply.text, reply.verdict, reply.reason, sent))
+    return tuple(found)
+
+
+def replies_before(memo: Memo, step: LLMStep, call: Call) -> tuple[EarlierReply, ...]:
+    """Unusable replies that led to the last one of a call; the memo keeps their texts."""
+    n = call.n_replies + (call.prior is not None) - 1
+    if n < 1 or not call.n_replies:
+        return ()
+    draw = memo.get_many([(call.key, call.label)])[0]
+    return () if draw is None else earlier_replies(step, call.owner, draw.replies[-1 - n : -1])
 
 
 def assemble(

@@ -15,8 +15,14 @@ from typing import Any
 from datafast_nb.engine.context import RunContext
 from datafast_nb.engine.draws import adopt, asking, draw_label, find_draws
 from datafast_nb.engine.events import Progress
-from datafast_nb.engine.limits import reply_usd
-from datafast_nb.engine.llmoutput import Slot, assemble
+from datafast_nb.engine.llmoutput import (
+    Slot,
+    assemble,
+    copy_outcome,
+    earlier_replies,
+    fill_figures,
+    replies_before,
+)
 from datafast_nb.engine.scheduler import Call, Scheduler
 from datafast_nb.errors import LLMError, RecordError, ReplayMissError
 from datafast_nb.lineage import Table
@@ -183,7 +189,7 @@ class LLMStage:
         if self._n_calls > options.keep_rows and self._keep:
             self._keep = False
             for row in self._run.calls[ALWAYS_KEPT:]:
-                row.messages = None
+                row.messages, row.earlier = None, ()
                 if row.status != "failed":  # errors keep their raw reply
                     row.text = None
 
@@ -350,8 +356,10 @@ class LLMStage:
         row.input_tokens, row.output_tokens = call.input_tokens, call.output_tokens
         row.usd = call.usd if call.usd == call.usd else None
         row.wasted_usd = call.wasted_usd if call.wasted_usd == call.wasted_usd else 0.0
+        row.n_replies = call.n_replies
         if self._keeps(slot):
             row.messages = slot.messages
+            row.earlier = replies_before(self._memo, self._step, call)
         row.text = reply.text if reply is not None else None
         row.latency_s = reply.latency_s if reply is not None else 0.0
         row.asked_at = call.planned if call.attempts else None
@@ -381,13 +389,7 @@ class LLMStage:
         self._progress()
 
     def _copy_outcome(self, asked: CallRow, row: CallRow) -> None:
-        """The outcome of a draw that this run asked for, for another call that shares it."""
-        row.status = "answered" if asked.status == "new" else asked.status
-        row.verdict, row.error, row.values = asked.verdict, asked.error, asked.values
-        row.messages, row.text = asked.messages, asked.text
-        row.input_tokens, row.output_tokens = asked.input_tokens, asked.output_tokens
-        row.latency_s, row.asked_at = asked.latency_s, asked.asked_at
-        row.usd = asked.usd
+        copy_outcome(asked, row)
         self._n_answered += row.status == "answered"
         self._n_failed += row.status == "failed"
 
@@ -449,17 +451,12 @@ class LLMStage:
         return self._keep or slot.is_kept
 
     def _fill(self, slot: Slot, reply: Reply, draw: Draw) -> None:
-        """What the chosen reply of a draw says, and what all of its replies came to."""
         row = slot.row
-        row.input_tokens = sum(r.input_tokens or 0 for r in draw.replies)
-        row.output_tokens = sum(r.output_tokens or 0 for r in draw.replies)
-        price = self._prices[id(slot.variant.model)]
-        usd = sum(reply_usd(price, r) for r in draw.replies)
-        row.usd = usd if usd == usd else None
-        row.latency_s = reply.latency_s
-        row.asked_at = reply.created or None
+        fill_figures(row, reply, draw, self._prices[id(slot.variant.model)])
         if self._keeps(slot):
             row.messages = slot.messages
+            before = draw.replies[: draw.replies.index(reply)]
+            row.earlier = earlier_replies(self._step, slot, before)
         if self._keeps(slot) or row.status == "failed":
             row.text = reply.text
 

@@ -74,7 +74,7 @@ def preview_blocks(preview: Preview, printed: str = "") -> tuple[Block, ...]:
         blocks.append(_table(preview, rows, names[:MAX_COLUMNS]))
         rest = []
         if len(preview.rows) > len(rows):
-            rest.append(f"{len(preview.rows) - len(rows):,} more rows: .preview()")
+            rest.append(f"{formats.plural(len(preview.rows) - len(rows), 'more row')}: .preview()")
         if len(names) > MAX_COLUMNS:
             more = formats.some_names(names[MAX_COLUMNS:])
             rest.append(f"{formats.plural(len(names) - MAX_COLUMNS, 'more column')}: {more}")
@@ -133,13 +133,16 @@ def _table(preview: Preview, rows: Sequence[PreviewRow], names: list[str]) -> Ta
         columns.append(Column("status", "status"))
     written = set(_answers(preview))
     columns += [Column(n, _kind(n, preview.rows, written)) for n in names]
+    first_written = next((i for i, n in enumerate(names) if n in written), 0)
     out: list[Row] = []
     last: int | None = -1
     for row in rows:
         place = "" if row.place is None or row.place == last else f"{row.place:,}"
         last = row.place
         cells: list[AnyCell] = [Cell((place,))]
-        n_filled = _n_filled(row.record, names) if row.status in _MARKED else len(names)
+        n_filled = len(names)
+        if row.status in _MARKED:  # what is missing begins with what a model would write
+            n_filled = max(_n_filled(row.record, names), first_written)
         said = _said(row, steps)
         span = len(names) - n_filled
         if has_status:

@@ -41,6 +41,7 @@ class CallFigures(Protocol):
     input_tokens: int
     output_tokens: int
     attempts: int
+    n_replies: int
     latency_s: float
 
 
@@ -68,6 +69,10 @@ class LedgerLine:
     """Part of `paid_usd` that bought no usable answer."""
     median_s: float | None = None
     """Median time of a reply, new or from disk; None: no reply, or not one step's."""
+    asked_again: int = 0
+    """Questions of this run beside the `new` calls: those after unusable replies."""
+    unusable: int = 0
+    """Replies of this run that could not be used."""
 
     def add(self, other: LedgerLine) -> None:
         """Add another line's figures; the median is of one line alone and is dropped."""
@@ -81,6 +86,8 @@ class LedgerLine:
             "paid_usd",
             "saved_usd",
             "wasted_usd",
+            "asked_again",
+            "unusable",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.median_s = None
@@ -149,6 +156,8 @@ class Ledger(Shown):
                 line.failed += 1
             if call.attempts:
                 line.new += 1
+                line.asked_again += max(0, call.n_replies - 1)
+                line.unusable += call.n_replies - (call.status == "new")
                 line.input_tokens += call.input_tokens
                 line.output_tokens += call.output_tokens
                 line.paid_usd += usd
@@ -172,13 +181,41 @@ class Ledger(Shown):
     @property
     def basis(self) -> Paragraph:
         """What the dollars are made of, as a note."""
-        wasted = " Wasted: replies that gave no record." if self.wasted_usd != 0 else ""
-        return Paragraph((f"{self.prices or 'List prices.'}{wasted}",), is_note=True)
+        total = self.total
+        said = [self.prices or "List prices."]
+        if total.asked_again:
+            n = formats.plural(total.asked_again, "more question")
+            said.append(f"Asked again: {n} after unusable replies, in what was paid.")
+        if total.wasted_usd != 0:
+            said.append(f"Wasted: {wasted_on(total)}.")
+        return Paragraph((" ".join(said),), is_note=True)
 
 
 def dollars(value: float, n_calls: int) -> str:
     """Dollars of some calls: "free" where they cost nothing, "unknown" without a price."""
     return "free" if value == 0 and n_calls else formats.usd(value)
+
+
+def new_calls(line: LedgerLine) -> str:
+    """What was asked and paid: "6 new calls, 1 asked again, paid $0.0012"."""
+    paid = dollars(line.paid_usd, line.new)
+    again = f", {line.asked_again:,} asked again" if line.asked_again else ""
+    said = paid if paid == "free" else f"paid {paid}"
+    return f"{formats.plural(line.new, 'new call')}{again}, {said}"
+
+
+def wasted_on(line: LedgerLine) -> str:
+    """What the wasted dollars were paid for, in words."""
+    if not line.unusable:
+        return "replies that were lost on the way"
+    return "1 unusable reply" if line.unusable == 1 else f"{line.unusable:,} unusable replies"
+
+
+def wasted(line: LedgerLine) -> str:
+    """What was wasted, and on what: "wasted $0.0002 on 2 unusable replies"; "" for nothing."""
+    if line.wasted_usd == 0:
+        return ""
+    return f"wasted {formats.usd(line.wasted_usd)} on {wasted_on(line)}"
 
 
 def money_of(line: LedgerLine) -> Line:
@@ -210,9 +247,12 @@ def _row(line: LedgerLine, has_models: bool) -> Row:
     cells: list[AnyCell] = [_cell(formats.cell(line.step, formats.MAX_NAME))]
     if has_models:
         cells.append(_cell(formats.cell(line.model, formats.MAX_NAME)))
+    again: tuple[Line, ...] = ()
+    if line.asked_again:
+        again = ((f"{line.asked_again:,} asked again",),)
     cells += [
         _cell(_measured(line.answered)),
-        _cell(_measured(line.new)),
+        Cell((_measured(line.new),), below=again),
         _cell(formats.amount(line.input_tokens) if line.new else "–"),
         _cell(formats.amount(line.output_tokens) if line.new else "–"),
         _cell(dollars(line.paid_usd, line.new) if line.new else "–"),
