@@ -11,7 +11,8 @@ import pytest
 from real_lab import CHROMIUM, Lab, browser
 
 
-@pytest.fixture(scope="session")
+# Not longer than the module: while Playwright is on, its event loop runs in the tests' thread.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     if CHROMIUM is None:
         if os.environ.get("CI"):
@@ -21,7 +22,7 @@ def chromium() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     started = Lab(folder, tmp_path_factory.mktemp("lab-state"))

@@ -52,12 +52,12 @@ CONTRAST = """selector => {
 }"""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def notebook(lab: Lab) -> Path:
     return make(lab.folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trusted_notebook(lab: Lab, notebook: Path) -> Path:
     """The same with another first cell: trust goes by what is in a notebook, not by its name."""
     content = json.loads(notebook.read_text("utf-8"))
