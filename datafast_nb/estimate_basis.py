@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from datafast_nb.runs import CallRow, StepRun
     from datafast_nb.validate import CompiledNode, CompiledPipeline
 
+logger = logging.getLogger("datafast_nb")
+
 BYTES_PER_TOKEN = 4.0
 """Rough size of a token of English text, where nothing has been measured."""
 ASSUMED_OUTPUT_TOKENS = 256
 MOST_OUTPUT_TOKENS = 4096
 """Longest reply that is thought of where `max_tokens` is None."""
+MOST_WRAPPING_TOKENS = 1_000
+"""Input tokens of a call beside its messages: their frame, the schema of the answer."""
 ASSUMED_USABLE = (9.5, 0.5)
 """Beta of the share of replies that are of use, before any."""
 MAX_MEASURED = 500
@@ -108,10 +112,14 @@ def keep_figures(memo: Memo, steps: Sequence[StepRun]) -> None:
                 break
             if later.n_in:
                 new.after[later.name] = fan_of(later)
-        with contextlib.suppress(Exception):  # the run is done; later estimates know a bit less
+        try:
             add_figures(memo, run.name, run.step.spec.columns, new)
             for name, replies in found.items():
                 add_figures(memo, ANY_STEP, [name], StepFigures(models={name: replies}))
+        except Exception:  # the run is done; later estimates know a bit less
+            logger.info(
+                "the figures of step %r were not kept for estimates", run.name, exc_info=True
+            )
 
 
 def _asked(run: StepRun, step: LLMStep) -> dict[str, Replies]:
@@ -165,6 +173,15 @@ class ModelBasis:
 
     def tokens_in(self, n_bytes: float | None, n_new: float) -> Uncertain:
         """Input tokens of a call; `n_bytes`: mean size of the prompts, None: like those seen."""
+        made = self._tokens_in(n_bytes, n_new)
+        if n_bytes is None:
+            return made
+        # No token is shorter than a byte. The likely value, which was counted, is not touched.
+        best = self._best(1)
+        tries = best[2].n_replies / best[2].n_calls if best is not None else 1.0
+        return made.at_most(max((n_bytes + MOST_WRAPPING_TOKENS) * tries, made.likely))
+
+    def _tokens_in(self, n_bytes: float | None, n_new: float) -> Uncertain:
         name = f"{self.name}/in"
         best = self._best(1)
         if best is not None:

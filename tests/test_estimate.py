@@ -760,3 +760,18 @@ def test_the_memo_is_named_without_the_machines_paths(tmp_path, monkeypatch):
     estimate = (Source.list(rows(2)) >> ask()).estimate()
     assert "memo: kept/memo" in repr(estimate)
     assert all(str(tmp_path) not in text for text in estimate._repr_mimebundle_().values())
+
+
+def test_no_range_goes_beyond_what_prompt_and_max_tokens_can_cost():
+    counts = [(9, 3), (300, 900), (12, 2), (700, 4), (5, 800), (40, 3), (11, 2)]
+
+    def answer(request: Request) -> Response:
+        n = int(request.messages[-1]["content"].split()[1])
+        return Response(text="fine", usage=Usage(*counts[n % 7]))
+
+    model = FakeModel(answer, price=(2.5, 10))
+    source = Source.list([{"text": f"{i} " + "word " * (5 + 5 * i)} for i in range(8)])
+    pipeline = source >> LLMStep(prompt="Ask {text}", output_columns=["q"], model=model)
+    pipeline.run(limit=7)
+    # 300 bytes and a frame of 1,000 tokens at $2.50, 1,024 tokens at $10.
+    assert pipeline.estimate().cost.high <= (1_300 * 2.5 + 1_024 * 10) / 1e6

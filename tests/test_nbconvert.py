@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pypandoc
 import pytest
 from IPython.core.formatters import DisplayFormatter
 
@@ -187,7 +188,6 @@ def test_a22_markdown_shows_every_display(notebook):
 
 @pytest.fixture
 def pandoc(monkeypatch: pytest.MonkeyPatch) -> None:
-    pypandoc = pytest.importorskip("pypandoc")
     folder = Path(pypandoc.get_pandoc_path()).parent
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 

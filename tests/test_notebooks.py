@@ -100,4 +100,13 @@ def test_stored_outputs_are_those_of_a_whole_run():
         r"10 records\W+complete run",
         json.dumps(notebook["cells"][17]["outputs"][-1]["data"]["text/plain"]),
     )
-    assert "widget-view" not in json.dumps(notebook)
+
+
+def test_a23_no_stored_output_needs_a_live_widget():
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        outputs = [o for c in cells for o in c.get("outputs", [])]
+        assert outputs
+        for output in outputs:
+            assert "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
+            assert "text/plain" in output.get("data", {}) or "text" in output

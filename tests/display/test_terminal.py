@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from IPython.lib.pretty import pretty
 from parsed import is_obeyed
+from rich.console import Console
 
 from datafast_nb.display.shown import Shown, one_line
 from datafast_nb.display.text import display_width, draw
@@ -249,8 +250,7 @@ def test_rich_gets_plain_text_in_the_width_of_its_console(rich):
 
 
 def test_rich_itself_prints_it_as_it_is():
-    console = pytest.importorskip("rich.console")
-    terminal = console.Console(width=60, force_terminal=True, color_system="truecolor")
+    terminal = Console(width=60, force_terminal=True, color_system="truecolor")
     with terminal.capture() as captured:
         terminal.print(Thing(Document((Head("[red]1 title[/]"),))))
     assert captured.get() == "[red]1 title[/]\n"
