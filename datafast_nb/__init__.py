@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from datafast_nb.engine.handle import Run
     from datafast_nb.errors import (
         BudgetExceededError,
+        CheckpointError,
         ColumnNotFoundError,
+        ConfirmationRequired,
         DatafastError,
         LLMError,
         MemoError,
         MissingKeyError,
+        PipelineChangedError,
         PipelineValidationError,
         RecordError,
         ReplayMissError,
@@ -41,9 +44,14 @@ if TYPE_CHECKING:
         SinkError,
         SourceError,
     )
+    from datafast_nb.models import ollama
+    from datafast_nb.models.aliases import claude, claude_haiku, gemini, gpt4, gpt4_mini
+    from datafast_nb.models.anthropic import AnthropicModel
     from datafast_nb.models.base import Model
     from datafast_nb.models.fake import FakeModel
+    from datafast_nb.models.gemini import GeminiModel
     from datafast_nb.models.local import LocalModel
+    from datafast_nb.models.ollama import OllamaModel
     from datafast_nb.models.openai import OpenAICompatibleModel, OpenAIModel
     from datafast_nb.models.pricing import Price
     from datafast_nb.models.replay import ReplayModel
@@ -58,6 +66,7 @@ if TYPE_CHECKING:
     from datafast_nb.steps.sources import Source
     from datafast_nb.steps.transform import Filter, FlatMap, Map
     from datafast_nb.store.memo import Memo
+    from datafast_nb.store.spending import ledger
     from datafast_nb.trace import RecordTrace
 
     memo: Memo
@@ -67,13 +76,17 @@ __version__ = "0.1.0"
 
 # `memo` and `last` stay out: a star import would open the memo and freeze both.
 __all__ = [
+    "AnthropicModel",
     "BudgetExceededError",
+    "CheckpointError",
     "ColumnNotFoundError",
     "Comparison",
+    "ConfirmationRequired",
     "DatafastError",
     "FakeModel",
     "Filter",
     "FlatMap",
+    "GeminiModel",
     "LLMError",
     "LLMStep",
     "LocalModel",
@@ -81,9 +94,11 @@ __all__ = [
     "MemoError",
     "MissingKeyError",
     "Model",
+    "OllamaModel",
     "OpenAICompatibleModel",
     "OpenAIModel",
     "Pipeline",
+    "PipelineChangedError",
     "PipelineValidationError",
     "Price",
     "Record",
@@ -101,18 +116,29 @@ __all__ = [
     "Source",
     "SourceError",
     "Step",
+    "claude",
+    "claude_haiku",
     "diff",
+    "gemini",
+    "gpt4",
+    "gpt4_mini",
+    "ledger",
+    "ollama",
     "options",
 ]
 
 _HOME = {
+    "AnthropicModel": "models.anthropic",
     "BudgetExceededError": "errors",
+    "CheckpointError": "errors",
     "ColumnNotFoundError": "errors",
     "Comparison": "compare",
+    "ConfirmationRequired": "errors",
     "DatafastError": "errors",
     "FakeModel": "models.fake",
     "Filter": "steps.transform",
     "FlatMap": "steps.transform",
+    "GeminiModel": "models.gemini",
     "LLMError": "errors",
     "LLMStep": "steps.llm",
     "LocalModel": "models.local",
@@ -120,9 +146,11 @@ _HOME = {
     "MemoError": "errors",
     "MissingKeyError": "errors",
     "Model": "models.base",
+    "OllamaModel": "models.ollama",
     "OpenAICompatibleModel": "models.openai",
     "OpenAIModel": "models.openai",
     "Pipeline": "pipeline",
+    "PipelineChangedError": "errors",
     "PipelineValidationError": "errors",
     "Price": "models.pricing",
     "Record": "records",
@@ -140,7 +168,14 @@ _HOME = {
     "Source": "steps.sources",
     "SourceError": "errors",
     "Step": "steps.base",
+    "claude": "models.aliases",
+    "claude_haiku": "models.aliases",
     "diff": "compare",
+    "gemini": "models.aliases",
+    "gpt4": "models.aliases",
+    "gpt4_mini": "models.aliases",
+    "ledger": "store.spending",
+    "ollama": "models",
 }
 
 
@@ -157,7 +192,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"datafast_nb has no name {name!r}; dir(datafast_nb) lists what it has", name=name
         )
-    value = getattr(import_module(f"datafast_nb.{_HOME[name]}"), name)
+    home = import_module(f"datafast_nb.{_HOME[name]}")
+    # A module is an attribute of its package only once it has been imported.
+    value = import_module(f"{home.__name__}.{name}") if name == "ollama" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -10,7 +10,10 @@
     ├── SinkError                    output that cannot be written
     ├── LLMError                     a model call, or all of them, failed
     │   └── MissingKeyError          set the API key
+    ├── CheckpointError              the checkpoint directory; says which file, and the way out
+    │   └── PipelineChangedError     ... is of another pipeline: resume_from= or resume=False
     ├── BudgetExceededError          raise `budget=` or `max_calls=` and run again
+    ├── ConfirmationRequired         a large run: type the line that the message gives
     └── MemoError                    the store of paid answers
         └── ReplayMissError          replay mode, and the answer is not recorded
 
@@ -139,12 +142,53 @@ class MissingKeyError(LLMError):
     """A model that would be called has no API key."""
 
 
+class CheckpointError(DatafastError):
+    """A checkpoint that cannot be written, read or used as asked; nothing has been asked for it.
+
+    `path` is the file or directory, `result` what the run had where it had begun.
+    """
+
+    def __init__(self, message: str, *, path: str = "", result: Any = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.result = result
+
+
+class PipelineChangedError(CheckpointError):
+    """The checkpoint was written by another pipeline.
+
+    `step` names the first step that differs, `changes` says in words what does.
+    """
+
+    def __init__(
+        self, message: str, *, path: str = "", step: str = "", changes: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, path=path)
+        self.step = step
+        self.changes = tuple(changes)
+
+
 class BudgetExceededError(DatafastError):
     """`budget=` or `max_calls=` is spent. `result` holds what was finished."""
 
     def __init__(self, message: str, *, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+class ConfirmationRequired(DatafastError):
+    """A large run in a notebook, without a bound. Nothing has been asked.
+
+    `estimate` is the ExecutionEstimate of the run, `line` what to type to run it.
+    """
+
+    def __init__(self, message: str, *, estimate: Any = None, line: str = "") -> None:
+        super().__init__(message)
+        self.estimate = estimate
+        self.line = line
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)] if self.estimate is None else [str(self), "", repr(self.estimate)]
 
 
 class MemoError(DatafastError):

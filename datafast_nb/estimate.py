@@ -491,7 +491,9 @@ class _Estimating:
         in_flight = self._in_flight(model)
         per_call = model.seconds(tokens_out.likely / max(1.0, n.likely), max(1.0, n.likely))
         waves = (n * (1.0 / in_flight)).at_least(1.0)
-        return per_call * waves * between(f"{model.name}/pace", 0.8, 1.0, 1.5)
+        seconds = per_call * waves * between(f"{model.name}/pace", 0.8, 1.0, 1.5)
+        limits = self._info.settings.get("rate_limits")
+        return seconds if limits is None else seconds.at_least(limits.least_s(model.model, n))
 
     def _in_flight(self, model: ModelBasis) -> int:
         most = int(self._info.settings.get("in_flight") or DEFAULT_IN_FLIGHT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from datafast_nb.display import formats
 from datafast_nb.errors import DatafastError
+from datafast_nb.logs import logger
 from datafast_nb.models.pricing import Price, list_usd, price_of
 from datafast_nb.ranges import NORMAL, UNIFORM, ZERO, Uncertain, beta, between, drawn, share
 from datafast_nb.steps.base import SourceStep
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from datafast_nb.models.base import Model
     from datafast_nb.runs import CallRow, StepRun
     from datafast_nb.validate import CompiledNode, CompiledPipeline
-
-logger = logging.getLogger("datafast_nb")
 
 BYTES_PER_TOKEN = 4.0
 """Rough size of a token of English text, where nothing has been measured."""

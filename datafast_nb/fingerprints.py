@@ -34,6 +34,14 @@ def step_fingerprint(step: Step) -> str:
     return sha256(canonical_json(body)).hexdigest()[:16]
 
 
+def setting_fingerprints(step: Step) -> dict[str, str]:
+    """12 hex digits for each setting, to tell which of them changed; "content" of a source."""
+    found = {k: _plain(v, 0, {}) for k, v in step.config().items()}
+    if isinstance(step, SourceStep):
+        found["content"] = step.content()
+    return {k: sha256(canonical_json(v)).hexdigest()[:12] for k, v in found.items()}
+
+
 MAX_ITEMS = 1000
 """Longer lists and dicts count by a hash of their JSON."""
 

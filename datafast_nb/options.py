@@ -31,8 +31,20 @@ class Options:
     """Tables between steps up to this many records stay in memory with a Result."""
     max_reply_bytes: int = 20_000_000
     """Size limit of one reply, after decompression."""
+    timeout_s: float = 120.0
+    """Seconds for one attempt of a model that names no `timeout_s` itself."""
+    max_retry_after_s: float = 120.0
+    """A provider that asks to wait longer than this many seconds stops the run; what was answered is kept."""
     lock_wait_s: float = 30.0
     """Seconds to wait for another process that holds the memo's lock."""
+    budget_usd_per_day: float | None = None
+    """US dollars at list price that all runs from one memo may spend on a day (local date), each call reserved before it is sent. What other processes have stored counts. None: no bound."""
+    confirm: bool | None = None
+    """Ask before a large run without `budget=` or `max_calls=`; None: in notebooks only."""
+    confirm_above_usd: float | None = 1.0
+    """Dollars above which a run counts as large; None: its cost does not matter."""
+    confirm_above_minutes: float | None = 30.0
+    """Minutes above which a run counts as large; None: its time does not matter."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = [f.name for f in fields(self)]
@@ -54,8 +66,17 @@ _VALUES = {
     "preview_seconds": "seconds of 0 or more",
     "keep_rows": "a whole number of 0 or more",
     "max_reply_bytes": "a whole number of 0 or more",
+    "timeout_s": "seconds above 0",
+    "max_retry_after_s": "seconds of 0 or more",
     "lock_wait_s": "seconds of 0 or more",
+    "budget_usd_per_day": "US dollars of 0 or more, or None",
+    "confirm": "True, False or None",
+    "confirm_above_usd": "US dollars of 0 or more, or None",
+    "confirm_above_minutes": "minutes of 0 or more, or None",
 }
+
+
+_DECIMAL = ("_s", "_seconds", "_minutes", "_usd", "_per_day")
 
 
 def _fits(name: str, value: Any) -> bool:
@@ -65,9 +86,13 @@ def _fits(name: str, value: Any) -> bool:
         return value in (None, "normal", "replay")
     if name == "preview_on_display":
         return value in ("auto", "safe", "off")
-    if name in ("ascii", "progress"):
+    if name in ("ascii", "confirm", "progress"):
         return value is None or isinstance(value, bool)
-    kinds = (int, float) if name.endswith(("_s", "_seconds")) else int
+    if name == "timeout_s" and value == 0:
+        return False
+    if value is None:
+        return "usd" in name or name.endswith("_minutes")
+    kinds = (int, float) if name.endswith(_DECIMAL) else int
     return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from datafast_nb import validate
 from datafast_nb.display import dag, shown, text
 from datafast_nb.display.views import Document, Graph
-from datafast_nb.engine.context import Pick, RunSettings
+from datafast_nb.engine.asked import checkpoint_plan, run_settings, set_log_level, whole_number
+from datafast_nb.engine.confirm import confirm_first
+from datafast_nb.engine.context import Order, Pick, RunSettings
 from datafast_nb.engine.events import Event
 from datafast_nb.engine.handle import Run
+from datafast_nb.engine.identities import learn_identities
 from datafast_nb.engine.kept import KeptResults
 from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT
+from datafast_nb.engine.pacing import RateLimits
 from datafast_nb.engine.preview import Preview, new_context, preview_of
 from datafast_nb.engine.progress import listener as progress_listener
 from datafast_nb.engine.runner import Runner
-from datafast_nb.errors import DatafastError
 from datafast_nb.estimate import UNKNOWN, ExecutionEstimate, Range, StepEstimate, estimate_run
 from datafast_nb.estimate_basis import count_of
 from datafast_nb.graph import Node, chain, graft, is_fragment, ordered
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
 
 Listener = Callable[[Event], None]
+Limits = Mapping[Any, int | Mapping[str, int]]
 
 
 class Pipeline:
@@ -123,6 +129,9 @@ class Pipeline:
     def run(
         self,
         *,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        resume_from: int | str | None = None,
         limit: int | None = None,
         pick: Pick = "first",
         limit_at: str | None = None,
@@ -131,15 +140,26 @@ class Pipeline:
         max_calls: int | None = None,
         batch_size: int = 1,
         max_concurrent: int = DEFAULT_IN_FLIGHT,
+        rate_limits: Limits | None = None,
+        order: Order | None = None,
         sinks: bool | Literal["auto"] = "auto",
         show_progress: bool | None = None,
         log_level: str | int | None = None,
         on_event: Listener | None = None,
+        confirm: bool = False,
     ) -> Result:
         """Run the pipeline and wait for its records.
 
         Parameters
         ----------
+        checkpoint_dir
+            Directory that keeps the records of every complete step; made where it is missing.
+            None: the memo alone keeps the answers. One run at a time uses a directory.
+        resume
+            Go on after the steps that are complete in `checkpoint_dir`; with an empty directory,
+            or False, start from the beginning.
+        resume_from
+            Name or number of the step to do again, with all after it; what is before is used.
         limit
             Number of records that enter the first LLM step (the source's, where there is none);
             free steps before it run as in a full run. None: all.
@@ -154,7 +174,17 @@ class Pipeline:
         max_calls
             Calls that the run may send, retries included. None: no bound.
         batch_size, max_concurrent
-            Calls in flight per model: the larger of the two.
+            Calls in flight per model: the larger of the two. Runs at the same time have together
+            no more than the largest of their bounds; a model's own `parallel` holds for all.
+        rate_limits
+            Model, or its name → requests per minute, as in `{gpt4: 60}`, or
+            `{gpt4: {"rpm": 60, "tpm": 90_000}}` with tokens per minute. Ceilings for any 60 s,
+            over all runs of the process; between runs that differ, the strictest holds.
+        order
+            "steps": each step sees all records of the one before. "records": the same result, but
+            a record goes on through the steps as soon as it can, so that a spent budget or a stop
+            leaves finished records. None: "records" where there is a budget, a `checkpoint_dir`
+            or a live sink, and no machine serves several models one after another; else "steps".
         sinks
             "auto": partial runs leave whole files alone; True: write all the same; False: write none.
         show_progress
@@ -163,24 +193,40 @@ class Pipeline:
             Level of the logger "datafast_nb" for this process, as in "INFO".
         on_event
             Function that is told of the run's events (`datafast_nb.engine.events`).
+        confirm
+            True: you know what the run costs; a large one without `budget=` or `max_calls=` is not
+            asked about. Only notebooks ask (`options.confirm`).
 
         Raises
         ------
         PipelineValidationError
             If the pipeline does not compile.
+        ValueError
+            If `rate_limits` names a model that no step asks, or is no count.
+        CheckpointError
+            If `checkpoint_dir` cannot be written, is damaged, or another run uses it;
+            PipelineChangedError where another pipeline wrote it.
+        ConfirmationRequired
+            Before a large run in a notebook: nothing has been asked, `.line` is what to type.
         RunInterrupted, BudgetExceededError, LLMError
             With `.result`: what was finished. Every answer that arrived is kept.
         """
-        settings = _settings(
-            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks
+        settings = run_settings(
+            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks, order
         )
+        settings.rate_limits = self._rate_limits(rate_limits)
+        settings.checkpoint = checkpoint_plan(checkpoint_dir, resume, resume_from)
         if log_level is not None:
-            _set_log_level(log_level)
+            set_log_level(log_level)
+        confirm_first(self, settings, stop_after, confirm)
         return self._run(settings, stop_after, show_progress, on_event)
 
     def start(
         self,
         *,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        resume_from: int | str | None = None,
         limit: int | None = None,
         pick: Pick = "first",
         limit_at: str | None = None,
@@ -189,17 +235,25 @@ class Pipeline:
         max_calls: int | None = None,
         batch_size: int = 1,
         max_concurrent: int = DEFAULT_IN_FLIGHT,
+        rate_limits: Limits | None = None,
+        order: Order | None = None,
         sinks: bool | Literal["auto"] = "auto",
         on_event: Listener | None = None,
+        confirm: bool = False,
     ) -> Run:
         """Run on a worker thread and return at once; parameters as `run`.
 
         User functions run on that one thread. Problems of the pipeline raise here.
         """
         self.compile()
-        settings = _settings(
-            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks
+        settings = run_settings(
+            limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks, order
         )
+        settings.rate_limits = self._rate_limits(rate_limits)
+
+        settings.checkpoint = checkpoint_plan(checkpoint_dir, resume, resume_from)
+
+        confirm_first(self, settings, stop_after, confirm)
 
         def work(stop: Any, listen: Listener) -> Result:
             listeners = [listen] if on_event is None else [listen, on_event]
@@ -237,7 +291,7 @@ class Pipeline:
         Data steps run, answers that the memo has are shown, others stand as pending.
         """
         safe = options.preview_on_display == "safe"
-        return preview_of(self, self.compile(), _count("k", k) or 0, no_functions=safe)
+        return preview_of(self, self.compile(), whole_number("k", k) or 0, no_functions=safe)
 
     def estimate(
         self,
@@ -247,6 +301,7 @@ class Pipeline:
         limit_at: str | None = None,
         batch_size: int = 1,
         max_concurrent: int = DEFAULT_IN_FLIGHT,
+        rate_limits: Limits | None = None,
     ) -> ExecutionEstimate:
         """Predict calls, tokens and dollars of `run(limit=…)`. Asks no model.
 
@@ -259,7 +314,10 @@ class Pipeline:
         PipelineValidationError
             If the pipeline does not compile.
         """
-        settings = _settings(limit, pick, limit_at, None, None, (batch_size, max_concurrent), False)
+        settings = run_settings(
+            limit, pick, limit_at, None, None, (batch_size, max_concurrent), False
+        )
+        settings.rate_limits = self._rate_limits(rate_limits)
         settings.dry = True
         compiled = self.compile()
         last = _last_counted(compiled)
@@ -279,6 +337,14 @@ class Pipeline:
         document = self.view()
         found = next(b for b in document.blocks if isinstance(b, Graph))
         return dag.dot_source(found)
+
+    def _rate_limits(self, given: Limits | None) -> RateLimits:
+        """The limits of a run; ValueError where they name a model that no step asks."""
+        limits = RateLimits.of(given)
+        if limits.entries:
+            steps = [s for s in self.compile().steps if isinstance(s, LLMStep)]
+            limits.check(m for step in steps for m in step.models)
+        return limits
 
     def _run(
         self,
@@ -300,6 +366,8 @@ class Pipeline:
         listeners: list[Listener],
         stop: Any = None,
     ) -> Result:
+        if not settings.dry:
+            learn_identities(self.steps)
         compiled = self.compile()
         if stop_after is not None:
             settings.stop_after = compiled.index(stop_after)
@@ -324,10 +392,17 @@ class Pipeline:
 
     def _again(self, result: Result, **changes: Any) -> Result:
         """Run as `result` was run, with other settings."""
-        kept = {k: v for k, v in result.info.settings.items() if k not in ("retry", "dry", "sinks")}
+        once = ("retry", "redraw", "dry", "sinks")
+        kept = {k: v for k, v in result.info.settings.items() if k not in once}
         settings = RunSettings(**{**kept, "sinks": result.info.settings["sinks"], **changes})
         if settings.dry:
             settings.sinks = False
+        if settings.checkpoint is not None:
+            # What failed is asked again, so its step is done again; what is before it stands.
+            failed = next((s.index for s in result.info.steps if s.has_any(settings.retry)), None)
+            settings.checkpoint = replace(
+                settings.checkpoint, resume=True, resume_from=failed if settings.retry else None
+            )
         return self._execute(settings, settings.stop_after, [])
 
     # Display. Nothing here asks a model or raises.
@@ -377,63 +452,6 @@ def _check_step(step: Any) -> None:
     if callable(step):
         raise TypeError("a function is no step; write Map(fn), FlatMap(fn) or Filter(fn=fn)")
     raise TypeError(f"{type(step).__name__} is no step: {step!r:.60}")
-
-
-def _count(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} is {value!r}; use a whole number of 0 or more")
-    return value
-
-
-def _settings(
-    limit: int | None,
-    pick: Pick,
-    limit_at: str | None,
-    budget: float | None,
-    max_calls: int | None,
-    in_flight: tuple[int, int],
-    sinks: bool | Literal["auto"],
-) -> RunSettings:
-    """Checked settings of `run` and `start`; `in_flight`: batch_size and max_concurrent."""
-    size = max(_count("batch_size", in_flight[0]) or 0, _count("max_concurrent", in_flight[1]) or 0)
-    if size == 0:
-        raise ValueError("max_concurrent is 0; at least one call must be in flight")
-    settings = RunSettings(
-        limit=_count("limit", limit),
-        pick=pick,
-        limit_at=limit_at,
-        budget_usd=budget,
-        max_calls=_count("max_calls", max_calls),
-        in_flight=size,
-        sinks=sinks,
-    )
-    _check_settings(settings)
-    return settings
-
-
-def _check_settings(settings: RunSettings) -> None:
-    if settings.pick not in ("first", "spread", "random"):
-        raise ValueError(f"pick is {settings.pick!r}; use 'first', 'spread' or 'random'")
-    if settings.sinks not in (True, False, "auto"):
-        raise ValueError(f"sinks is {settings.sinks!r}; use 'auto', True or False")
-    budget = settings.budget_usd
-    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-    if budget is not None and not (is_number and budget >= 0):
-        raise ValueError(f"budget is {settings.budget_usd!r}; use US dollars of 0 or more")
-
-
-def _set_log_level(level: str | int) -> None:
-    import logging
-
-    logger = logging.getLogger("datafast_nb")
-    try:
-        logger.setLevel(level.upper() if isinstance(level, str) else level)
-    except ValueError:
-        raise DatafastError(
-            f"log_level is {level!r}; use 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"
-        ) from None
 
 
 def _last_counted(compiled: CompiledPipeline) -> int | None:

@@ -10,6 +10,8 @@ from datafast_nb.call_view import call_facts, call_note, last_column, value_fact
 from datafast_nb.display import formats
 from datafast_nb.display.views import (
     Block,
+    Cell,
+    Column,
     Document,
     Fold,
     Graph,
@@ -20,16 +22,19 @@ from datafast_nb.display.views import (
     Line,
     Mark,
     Paragraph,
+    Row,
     Section,
+    Table,
     Tile,
     Tiles,
     code,
     muted,
 )
+from datafast_nb.models.ladder import WAY_WORDS
 from datafast_nb.options import shown_path
 from datafast_nb.records import Record
 from datafast_nb.records_view import records_blocks
-from datafast_nb.runs import FATE_WORDS, FATES, CallRow, Funnel, StepRun, calls_behind
+from datafast_nb.runs import FATE_WORDS, FATES, CallRow, Funnel, StepRun, Structured, calls_behind
 from datafast_nb.steps.base import SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.sample_view import sample_card
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
 MAX_TILES = 7
 MAX_CALLS_IN_FULL = 8
 MAX_NOTES = 10
+MAX_STRUCTURED = 20
 MAX_SAMPLES = 3
 MAX_OWN = 1_000
 """Records of a slice whose calls are followed back for its bill."""
@@ -139,7 +145,7 @@ def _status(info: RunInfo) -> str:
         case "budget":
             bounds = []
             if (usd := info.settings.get("budget_usd")) is not None:
-                bounds.append(f"budget=${usd:,.2f}" if usd >= 0.01 else f"budget=${usd:g}")
+                bounds.append(f"budget={formats.limit_usd(usd)}")
             if (calls := info.settings.get("max_calls")) is not None:
                 bounds.append(f"max_calls={calls:,}")
             return f"stopped by {' or '.join(bounds)}"
@@ -402,9 +408,35 @@ def _run_folds(result: Result, extent: Extent) -> list[Block]:
         money = money_of(total)
         note: Line = (formats.plural(total.n_calls, "call"), *((" · ", *money) if money else ()))
         blocks.append(Fold("Ledger", note, (ledger_table(ledger), ledger.basis)))
+    blocks += _structured(result.structured)
     blocks += _sample_folds(info)
     blocks.append(_graph_fold(info, is_open=extent.is_report))
     return blocks
+
+
+def _structured(lines: Sequence[Structured]) -> list[Block]:
+    """How schemas were sent and how often the first reply fitted, where there is a choice or a loss."""
+    said = [line for line in lines if line.way is not None or line.first_try < line.asked]
+    if not said:
+        return []
+    columns = (
+        Column("step", "word"),
+        Column("model", "word"),
+        Column("schema sent", "text"),
+        Column("fitted at first try", "number"),
+    )
+    rows: list[Row] = [
+        (
+            Cell((formats.cell(line.step, formats.MAX_NAME),)),
+            Cell((formats.cell(line.model, formats.MAX_NAME),)),
+            Cell(("by the model's own means" if line.way is None else WAY_WORDS[line.way],)),
+            Cell((f"{line.first_try:,} of {line.asked:,}",), below=((f"{line.rate:.0%}",),)),
+        )
+        for line in said[:MAX_STRUCTURED]
+    ]
+    first, asked = sum(line.first_try for line in said), sum(line.asked for line in said)
+    note: Line = (f"{first:,} of {formats.plural(asked, 'answer')} fitted at the first try",)
+    return [Fold("Structured output", note, (Table(columns, tuple(rows)),))]
 
 
 def _sample_folds(info: RunInfo) -> list[Block]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any, SupportsIndex, overload
@@ -14,7 +14,14 @@ from datafast_nb.errors import DatafastError
 from datafast_nb.models.pricing import price_of
 from datafast_nb.options import mode
 from datafast_nb.records import Record, column_names, copy_record
-from datafast_nb.runs import CallRow, ErrorList, Funnel, StepRun
+from datafast_nb.runs import (
+    CallRow,
+    ErrorList,
+    Funnel,
+    StepRun,
+    Structured,
+    structured_lines,
+)
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.ledger import Ledger
 
@@ -219,6 +226,11 @@ class Result(Shown, list[Record]):
         return ledger
 
     @property
+    def structured(self) -> list[Structured]:
+        """How schemas were sent, and how often the first reply fitted, per step and model."""
+        return structured_lines(self.info.steps)
+
+    @property
     def funnel(self) -> Funnel:
         """What became of the records at each step."""
         return Funnel(self.info.steps)
@@ -249,7 +261,7 @@ class Result(Shown, list[Record]):
     def _no_limit(self, run: StepRun) -> dict[str, Any]:
         """Settings for computing again what left a step: a limit that applies behind it does not."""
         from datafast_nb.engine.context import RunSettings  # upward: how the engine reads them
-        from datafast_nb.engine.runner import limit_index
+        from datafast_nb.engine.selection import limit_index
 
         settings = RunSettings(**self.info.settings)
         last = settings.stop_after
@@ -282,6 +294,92 @@ class Result(Shown, list[Record]):
         """
         failed = frozenset((e.key, e.label) for e in self.errors if e.key)
         return self._ran._again(self, retry=failed)
+
+    def resample(
+        self,
+        rows: int | Iterable[int] | None = None,
+        *,
+        where: Mapping[str, Any] | Callable[[Record], bool] | None = None,
+        column: str | None = None,
+        budget: float | None = None,
+        max_calls: int | None = None,
+        confirm: bool = False,
+    ) -> Result:
+        """Ask anew for answers that are there, and pay; later runs use the new ones.
+
+        The older draws stay on disk: `restore` goes back to them for nothing. What follows from
+        a new answer in later steps is new as well, and asked. Where a new reply cannot be used,
+        its record fails in the Result of this call, and later runs use the older answer.
+
+        Parameters
+        ----------
+        rows
+            Indices of records, negative from the end; None: all.
+        where
+            Of these, the records with such values (`{"topic": "tax"}`), or for which a function
+            is true.
+        column
+            Column whose answers are asked anew; None: those of the last LLM step. At
+            temperature 0 equal prompts share one answer, and get the new one together.
+        budget, max_calls
+            Bounds, as those of `run`; None: no bound.
+        confirm
+            True: in a notebook, do not ask before a costly one.
+
+        Returns
+        -------
+        Result
+            Of the whole run: the rest comes from the memo.
+
+        Raises
+        ------
+        ConfirmationRequired
+            In a notebook, where the calls cost more than `options.confirm_above_usd` before.
+        DatafastError, IndexError, KeyError
+            If nothing of the kind was asked for these records.
+        BudgetExceededError, LLMError, RunInterrupted
+            As `run`.
+        """
+        from datafast_nb.engine.redraw import ask_again  # upward: it runs the pipeline again
+
+        return ask_again(self, rows, where, column, budget, max_calls, confirm)
+
+    def restore(
+        self,
+        rows: int | Iterable[int] | None = None,
+        *,
+        where: Mapping[str, Any] | Callable[[Record], bool] | None = None,
+        column: str | None = None,
+        draw: int | None = None,
+    ) -> Result:
+        """Go back to the draw before the one in use, for nothing; later runs use it too.
+
+        Parameters
+        ----------
+        rows, where, column
+            Which answers, as in `resample`.
+        draw
+            Number of the draw to use, from 0, as `draws` lists them; None: the one before.
+
+        Returns
+        -------
+        Result
+            Of the whole run, from the memo alone: nothing is asked.
+
+        Raises
+        ------
+        DatafastError
+            If none of the records has such a draw.
+        """
+        from datafast_nb.engine.redraw import go_back  # upward: it runs the pipeline again
+
+        return go_back(self, rows, where, column, draw)
+
+    def draws(self, row: int, column: str) -> list[str]:
+        """The raw replies that have been usable answers for a record's column, the oldest first."""
+        from datafast_nb.engine.redraw import texts_of  # beside `resample`
+
+        return texts_of(self, row, column)
 
     @property
     def _ran(self) -> Pipeline:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from statistics import fmean
@@ -30,6 +31,7 @@ from datafast_nb.display.views import (
 )
 from datafast_nb.lineage import Fates, Parents, Table
 from datafast_nb.models.base import Message
+from datafast_nb.models.verdicts import OTHER, REMEDIES, Remedy
 from datafast_nb.records import Record
 from datafast_nb.steps.base import Step
 from datafast_nb.store.ledger import Ledger
@@ -70,6 +72,7 @@ class CallRow:
     usd: float | None = None
     """List price of the replies; None if unknown."""
     wasted_usd: float = 0.0
+    """Part of `usd` that bought no usable answer; NaN if unknown."""
     latency_s: float = 0.0
     asked_at: float | None = None
     """Unix time in seconds at which the run that asked came to this call; None: not asked."""
@@ -82,6 +85,15 @@ class CallRow:
     """Replies that arrived in this run: more than one where an unusable one was asked again."""
     earlier: tuple[EarlierReply, ...] = ()
     """Unusable replies before `text`, of this run or from disk; kept where `messages` are."""
+    first_was_good: bool | None = None
+    """Of a draw from disk: its first reply could be used."""
+
+    @property
+    def is_first_try(self) -> bool | None:
+        """Whether the first reply could be used; None where no reply came."""
+        if self.first_was_good is not None or not self.n_replies:
+            return self.first_was_good
+        return self.values is not None and self.n_tries == 1
 
     @property
     def n_tries(self) -> int:
@@ -147,7 +159,7 @@ class CallError(Shown):
         """What was asked about which record, what came back, and what to do about it."""
         from datafast_nb.call_view import value_facts  # it draws what this file defines
 
-        remedy = REMEDIES.get(self.kind, OTHER)
+        remedy = self.remedy
         facts = [
             views.Fact(
                 "cause", (Mark("failed"), f" {remedy.cause or formats.cell(self.kind, 60)}")
@@ -166,44 +178,14 @@ class CallError(Shown):
         head = Head("Failed call", (f"at {step}, its record {self.record:,}{model}",))
         return Document((head, views.Facts(tuple(facts), is_ruled=True)))
 
+    @property
+    def remedy(self) -> Remedy:
+        """What this kind of failure means, and what to do about it."""
+        return REMEDIES.get(self.kind, OTHER)
+
     def __repr__(self) -> str:
         return f"<CallError {self.step}, record {self.record}: {formats.cell(self.error, 60)}>"
 
-
-@dataclass(frozen=True)
-class Remedy:
-    """What a kind of failure means, and what helps."""
-
-    cause: str
-    advice: str
-    asks_again: bool = False
-    """Asking the same again may help: `retry_failed()`."""
-
-
-REMEDIES = {
-    "auth": Remedy("the key was refused", "set the right key, then run again"),
-    "not_found": Remedy("no such model", "correct the model's name or address, then run again"),
-    "quota": Remedy("the account's quota is used up", "raise the quota, then run again"),
-    "rate_limited": Remedy("too many requests", "max_concurrent=4 asks more slowly", True),
-    "timeout": Remedy("no reply in time", "a longer timeout_s= gives it more time", True),
-    "connection": Remedy("no connection", "look at the network and the address", True),
-    "server": Remedy("error of the provider's server", "it may pass by itself", True),
-    "bad_reply": Remedy("reply that is none of the API", "look at base_url= and proxies", True),
-    "bad_request": Remedy("the request was refused", "change what the message names"),
-    "too_large": Remedy("reply too large", "lower max_tokens="),
-    "refused": Remedy("the model refused", "change the prompt, or ask the same again", True),
-    "cut": Remedy("reply cut at max_tokens", "raise max_tokens="),
-    "unparsable": Remedy("reply is no JSON", 'on_error="retry" asks more often', True),
-    "wrong_schema": Remedy("reply lacks what was asked", 'on_error="retry" asks more often', True),
-    "empty": Remedy("empty reply", 'on_error="retry" asks more often', True),
-    "unreadable": Remedy("your validator raised", "mend it: the replies are on disk, run again"),
-    "prompt": Remedy("prompt cannot be written", "mend the record, or leave it out with skip_if="),
-    "replay_miss": Remedy("not in the recording", 'options.mode = "normal" asks the model'),
-    "memo": Remedy("the memo could not store it", "mend what the message says, then run again"),
-    "error": Remedy("the model's own code raised", "mend the model, then run again"),
-}
-"""By the kinds of `LLMError` and the verdicts on replies."""
-OTHER = Remedy("", "mend what the message says", True)
 
 MAX_GROUPS = 20
 MAX_REASON = 300
@@ -340,6 +322,8 @@ class StepRun:
     """Of a source that a limit applies to: the row of each record; None: in order from the first."""
     selected: Sequence[int] | None = None
     """Inputs that a limit let through, ascending; None: all of them."""
+    not_reached: frozenset[int] = frozenset()
+    """Inputs of a step that asks no model which it did not come to before the run ended."""
     call_of: list[int] | None = None
     """For each output record the index of its call; -1 for a skipped record."""
     errors: list[CallError] = field(default_factory=list)
@@ -350,10 +334,16 @@ class StepRun:
     notes: list[str] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     """The bill of `calls`, made when the step has ended."""
+    ways: dict[str, str | None] = field(default_factory=dict)
+    """Of a step with a schema: how each model was sent it, None: by means of its own."""
     found: dict[int, Record] = field(default_factory=dict, repr=False, compare=False)
     """Where there is no table: records that were computed again to look back, by their indices."""
     again: Sequence[Record] | None = field(default=None, repr=False, compare=False)
     """All records computed again, of a step that cannot be asked about one record alone."""
+
+    def has_any(self, spots: Collection[tuple[str, str]]) -> bool:
+        """Some call failed here, or has its draw (key, label) among these."""
+        return bool(self.errors) or any((c.key, c.label) in spots for c in self.calls)
 
     def loss_of(self, record: int) -> Loss:
         """What became of input `record`, which has no output."""
@@ -364,6 +354,8 @@ class StepRun:
             at = bisect_left(self.selected, record)
             if at == len(self.selected) or self.selected[at] != record:
                 return "beyond_limit"
+        if record in self.not_reached:
+            return "waiting"
         return "filtered" if self.call_of is None else "waiting"
 
     def child_of(self, record: int) -> int | None:
@@ -381,6 +373,44 @@ class StepRun:
     def n_answered(self) -> int:
         """Calls answered from disk."""
         return self.ledger.total.answered
+
+
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """How the answers of one step and model came that have a schema."""
+
+    step: str
+    model: str
+    way: str | None
+    """How the schema was sent, one of `models.ladder.WAYS`; None: by means of the model's own."""
+    asked: int
+    """Draws that have a reply, of this run and from disk."""
+    first_try: int
+    """Those whose first reply could be used."""
+
+    @property
+    def rate(self) -> float:
+        """Share of first replies that could be used; NaN where there is none."""
+        return self.first_try / self.asked if self.asked else math.nan
+
+
+def structured_lines(steps: Sequence[StepRun]) -> list[Structured]:
+    """One line for each step with a schema and each of its models that has replies."""
+    found = []
+    for run in steps:
+        asked: Counter[str] = Counter()
+        good: Counter[str] = Counter()
+        for call in run.calls if run.ways else ():
+            is_good = call.is_first_try
+            if is_good is not None:
+                asked[call.model] += 1
+                good[call.model] += is_good
+        found += [
+            Structured(run.name, name, way, asked[name], good[name])
+            for name, way in run.ways.items()
+            if asked[name]
+        ]
+    return found
 
 
 def way_back(steps: Sequence[StepRun], output: int) -> list[int | None]:

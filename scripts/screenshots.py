@@ -1,6 +1,6 @@
 """Takes pictures of the displays in a real JupyterLab, to be looked at.
 
-    python scripts/screenshots.py FOLDER        # every display and notebook 01, all themes and trusts
+    python scripts/screenshots.py FOLDER        # every display and notebook, all themes and trusts
     python scripts/screenshots.py --docs        # the few in docs/images/ that README and docs show
 
 Needs Chromium and the test extra. Nothing leaves the loopback address.
@@ -66,17 +66,21 @@ def for_docs(lab: Lab, chromium: Any, notebook: Path) -> None:
 
 def for_looking(lab: Lab, chromium: Any, notebook: Path, out: Path) -> None:
     """Everything: whole notebooks trusted and not, each display, narrow too, opened too."""
-    quickstart = lab.folder / "01_quickstart.ipynb"
-    shutil.copyfile(ROOT / "notebooks" / quickstart.name, quickstart)
+    shipped = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        shipped.append(lab.folder / path.name)
+        shutil.copyfile(path, shipped[-1])
     for trust in ("untrusted", "trusted"):
         if trust == "trusted":
-            lab.trust(quickstart)
+            for path in shipped:
+                lab.trust(path)
             lab.trust(notebook)
         for theme in ("light", "dark"):
-            page = open_page(chromium, WIDTH, 1_400, theme)
-            lab.open(page, quickstart, theme=theme)
-            whole(page, out / f"quickstart-{trust}-{theme}.png")
-            page.context.close()
+            for path in shipped:
+                page = open_page(chromium, WIDTH, 1_400, theme)
+                lab.open(page, path, theme=theme)
+                whole(page, out / f"{path.stem}-{trust}-{theme}.png")
+                page.context.close()
             for width in (WIDTH, 600):
                 page = open_page(chromium, width, HEIGHT, theme)
                 lab.open(page, notebook, theme=theme)

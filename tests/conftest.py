@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from reliability_hooks import *  # noqa: F403  # holds docs/reliability.md to what ran
 
 from datafast_nb.options import Options, options
 

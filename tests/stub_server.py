@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's chat completions, with scripted latency and faults.
+"""A server that speaks the APIs of OpenAI, Anthropic and Ollama, with scripted latency and faults.
 
 In a test, on a thread: ``with StubServer(faults={2: "429"}) as stub: … stub.url``.
 As a process: ``python tests/stub_server.py --port 0 --latency-ms 100`` prints its port;
@@ -19,15 +19,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
 import orjson
+from stub_wires import EMPTY, Say, error_body, sayer, schema_of, turns_of, wire_of
 
-from datafast_nb.models.fake import count_words, example_value
+from datafast_nb.models.fake import example_value
 
-Faults = str | Mapping[int, str] | Callable[[int, dict[str, Any]], str | None] | None
-"""Fault for all requests, by number from 1, or by a function of number and body."""
+Faults = str | Mapping[int, str] | Callable[[int, dict[str, Any]], str | bytes | None] | None
+"""Fault for all requests, by number from 1, or by a function of number and body; bytes: the reply."""
 
 _REASONS = {200: "OK", 307: "Temporary Redirect", 429: "Too Many Requests"}
 _STATUS_ERRORS = {
@@ -73,6 +75,7 @@ class StubServer:
         port: int = 0,
         record: bool = True,
         redirect_to: str = "http://127.0.0.1:9/v1/chat/completions",
+        pages: Mapping[str, tuple[int, Any]] | None = None,
     ) -> None:
         self.faults = faults
         self.latency_s = latency_s
@@ -80,6 +83,8 @@ class StubServer:
         self.port = port
         self.record = record
         self.redirect_to = redirect_to
+        self.pages = dict(pages or {})
+        """Path → status and JSON, for what is asked besides answers."""
         self.requests: list[Received] = []
         self.n_requests = 0
         self.in_flight = 0
@@ -91,6 +96,10 @@ class StubServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -131,7 +140,7 @@ class StubServer:
         self.port = server.sockets[0].getsockname()[1]
         return server
 
-    def fault(self, number: int, body: dict[str, Any]) -> str | None:
+    def fault(self, number: int, body: dict[str, Any]) -> str | bytes | None:
         if self.faults is None or isinstance(self.faults, str):
             return self.faults
         if isinstance(self.faults, Mapping):
@@ -208,28 +217,38 @@ class _Connection(asyncio.Protocol):
     def reply(self, number: int, path: str, headers: dict[str, str], body: dict[str, Any]) -> None:
         server = self.server
         server.in_flight -= 1
-        if not path.endswith("/chat/completions"):
+        if path in server.pages:
+            status, value = server.pages[path]
+            self.write(http(status, orjson.dumps(value)))
+            return
+        wire = wire_of(path)
+        if not wire:
             self.write(http(404, b'{"error": {"message": "no such page"}}'))
             return
         fault = server.fault(number, body)
+        if isinstance(fault, bytes):
+            self.write(fault)
+            return
         if fault is not None:
-            self.fail(fault, number, headers, body)
+            self.fail(fault, number, headers, body, wire)
             return
         text = good_text(number, body) if server.answer is None else server.answer(number, body)
-        self.write(http(200, completion(text, body)))
+        self.write(http(200, sayer(wire, body)(text)))
 
     def write(self, data: bytes) -> None:
         if not self.transport.is_closing():
             self.transport.write(data)
 
-    def fail(self, fault: str, number: int, headers: dict[str, str], body: dict[str, Any]) -> None:
+    def fail(
+        self, fault: str, number: int, headers: dict[str, str], body: dict[str, Any], wire: str
+    ) -> None:
         if fault == "hang":
             return
         if fault in ("reset_before", "close_before"):
             self.abort() if fault == "reset_before" else self.transport.close()
             return
         text = good_text(number, body)
-        whole = http(200, completion(text, body))
+        whole = http(200, sayer(wire, body)(text))
         if fault in ("reset_mid_body", "close_mid_body"):
             self.write(whole[:-20])
             end = self.abort if fault == "reset_mid_body" else self.transport.close
@@ -237,11 +256,9 @@ class _Connection(asyncio.Protocol):
         elif fault == "slow_drip":
             self.drip(whole, len(whole) - 100)
         else:
-            self.write(
-                fault_reply(
-                    fault, text, body, headers.get("authorization", ""), self.server.redirect_to
-                )
-            )
+            key = headers.get("authorization", headers.get("x-api-key", ""))
+            redirect_to = self.server.redirect_to
+            self.write(fault_reply(fault, text, body, key, redirect_to, wire))
 
     def drip(self, whole: bytes, position: int) -> None:
         """The last 100 bytes, one every 50 ms: 5 s in all, with never a long silence."""
@@ -261,60 +278,50 @@ def http(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> 
 
 def good_text(number: int, body: dict[str, Any]) -> str:
     """An answer of the prompt's own and of this request's number; JSON where a schema came."""
-    messages = body.get("messages") or [{}]
+    messages = turns_of(body) or [{}]
     digest = blake2b(orjson.dumps(messages), digest_size=6).digest()
     text = f"echo:{digest.hex()}:{number}"
-    wanted = (body.get("response_format") or {}).get("json_schema")
+    wanted = schema_of(body)
     if wanted is None:
         return text
     seed = int.from_bytes(digest, "big") + number
-    return orjson.dumps(example_value(wanted["schema"], seed, text)).decode()
+    return orjson.dumps(example_value(wanted, seed, text)).decode()
 
 
-def completion(text: Any, body: dict[str, Any], finish: str = "stop", **message: Any) -> bytes:
-    n_input = sum(count_words(str(m.get("content"))) for m in body.get("messages", ()))
-    n_output = count_words(text) if isinstance(text, str) else 0
-    return orjson.dumps(
-        {
-            "id": "chatcmpl-stub",
-            "object": "chat.completion",
-            "created": 1,
-            "model": f"{body.get('model', 'stub')}-2026",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text, **message},
-                    "finish_reason": finish,
-                }
-            ],
-            "usage": {
-                "prompt_tokens": n_input,
-                "completion_tokens": n_output,
-                "total_tokens": n_input + n_output,
-            },
-        }
-    )
+def fault_reply(
+    fault: str,
+    text: str,
+    body: dict[str, Any],
+    key: str,
+    redirect_to: str,
+    wire: str = "chat",
+) -> bytes:
+    """Bytes of the reply for every fault that comes as one whole reply.
 
-
-def fault_reply(fault: str, text: str, body: dict[str, Any], key: str, redirect_to: str) -> bytes:
-    """Bytes of the reply for every fault that comes as one whole reply."""
+    "refuses:400:words" is that status with those words.
+    """
     if fault.startswith("429"):
-        return rate_limited(fault)
+        return rate_limited(fault, wire)
     if fault in _STATUS_ERRORS:
         code, message = _STATUS_ERRORS[fault]
         said = message.format(key=key.removeprefix("Bearer "))
-        error = {"error": {"message": said, "type": code, "code": code}}
-        return http(int(fault), orjson.dumps(error))
+        return http(int(fault), error_body(wire, code, said))
+    if fault.startswith("refuses:"):
+        _, status, said = fault.split(":", 2)
+        return http(int(status), error_body(wire, "invalid_request_error", said))
+    say = sayer(wire, body)
+    if fault == "empty_choices":
+        return http(200, EMPTY[wire])
     if fault in _BODIES:
-        return _BODIES[fault](text, body)
+        return _BODIES[fault](text, say)
     if fault == "redirect_other":
         return http(307, b"", {"location": redirect_to})
     if fault in _TEXTS:
-        return http(200, completion(_TEXTS[fault](text), body))
+        return http(200, say(_TEXTS[fault](text)))
     raise ValueError(f"unknown fault {fault!r}")
 
 
-def rate_limited(fault: str) -> bytes:
+def rate_limited(fault: str, wire: str) -> bytes:
     """429, with the wait in one of its forms; "429_seconds:5" says how long."""
     name, _, wait = fault.partition(":")
     headers: dict[str, str] = {}
@@ -334,21 +341,24 @@ def rate_limited(fault: str) -> bytes:
         code, message = "insufficient_quota", "You exceeded your current quota"
     elif name != "429":
         raise ValueError(f"unknown fault {fault!r}")
-    error = {"error": {"message": message, "type": code, "code": code}}
-    return http(429, orjson.dumps(error), headers)
+    return http(429, error_body(wire, code, message), headers)
 
 
-def _gzip_bomb(text: str, body: dict[str, Any]) -> bytes:
-    bomb = gzip.compress(b" " * 200_000_000, compresslevel=1)
-    return http(200, bomb, {"content-encoding": "gzip"})
+@cache
+def _bomb() -> bytes:
+    return gzip.compress(b" " * 200_000_000, compresslevel=1)
 
 
-def _gzipped(text: str, body: dict[str, Any]) -> bytes:
-    return http(200, gzip.compress(completion(text, body)), {"content-encoding": "gzip"})
+def _gzip_bomb(text: str, say: Say) -> bytes:
+    return http(200, _bomb(), {"content-encoding": "gzip"})
 
 
-def _chunked(text: str, body: dict[str, Any]) -> bytes:
-    whole = completion(text, body)
+def _gzipped(text: str, say: Say) -> bytes:
+    return http(200, gzip.compress(say(text)), {"content-encoding": "gzip"})
+
+
+def _chunked(text: str, say: Say) -> bytes:
+    whole = say(text)
     parts = [whole[i : i + 50] for i in range(0, len(whole), 50)]
     chunks = b"".join(f"{len(p):x}\r\n".encode() + p + b"\r\n" for p in parts)
     head = "content-type: application/json\r\ntransfer-encoding: chunked\r\n"
@@ -356,25 +366,24 @@ def _chunked(text: str, body: dict[str, Any]) -> bytes:
 
 
 _HTML = b"<html><title>Please sign in</title></html>"
-# Faults of the body: text and request body → HTTP reply.
-_BODIES: dict[str, Callable[[str, dict[str, Any]], bytes]] = {
-    "truncated_json": lambda t, b: http(200, completion(t, b)[:-30]),
-    "html_200": lambda t, b: http(200, _HTML, {"content-type": "text/html"}),
-    "empty_body": lambda t, b: http(200, b""),
-    "wrong_schema": lambda t, b: http(200, b'{"result": "something else"}'),
-    "empty_choices": lambda t, b: http(200, b'{"choices": []}'),
-    "error_in_200": lambda t, b: http(200, b'{"error": {"code": 502, "message": "behind"}}'),
-    "null_content": lambda t, b: http(200, completion(None, b)),
-    "empty_content": lambda t, b: http(200, completion("", b)),
-    "refusal": lambda t, b: http(200, completion(None, b, refusal="I cannot help with that.")),
-    "content_filter": lambda t, b: http(200, completion("", b, "content_filter")),
-    "length": lambda t, b: http(200, completion(t[: len(t) // 2], b, "length")),
-    "huge": lambda t, b: http(200, completion("x" * 10_000_000, b)),
+# Faults of the body: text, and how the dialect says it → HTTP reply.
+_BODIES: dict[str, Callable[[str, Say], bytes]] = {
+    "truncated_json": lambda t, say: http(200, say(t)[:-30]),
+    "html_200": lambda t, say: http(200, _HTML, {"content-type": "text/html"}),
+    "empty_body": lambda t, say: http(200, b""),
+    "wrong_schema": lambda t, say: http(200, b'{"result": "something else"}'),
+    "error_in_200": lambda t, say: http(200, b'{"error": {"code": 502, "message": "behind"}}'),
+    "null_content": lambda t, say: http(200, say(None)),
+    "empty_content": lambda t, say: http(200, say("")),
+    "refusal": lambda t, say: http(200, say(None, refusal="I cannot help with that.")),
+    "content_filter": lambda t, say: http(200, say("", "content_filter")),
+    "length": lambda t, say: http(200, say(t[: len(t) // 2], "length")),
+    "huge": lambda t, say: http(200, say("x" * 10_000_000)),
     "gzip_bomb": _gzip_bomb,
     "gzip": _gzipped,
     "chunked": _chunked,
-    "invalid_utf8": lambda t, b: http(200, completion("@@", b).replace(b"@@", b"\xff\xfe")),
-    "lone_surrogate": lambda t, b: http(200, completion("a@@b", b).replace(b"@@", b"\\ud800")),
+    "invalid_utf8": lambda t, say: http(200, say("@@").replace(b"@@", b"\xff\xfe")),
+    "lone_surrogate": lambda t, say: http(200, say("a@@b").replace(b"@@", b"\\ud800")),
 }
 
 
@@ -416,6 +425,7 @@ FAULTS: tuple[str, ...] = (
     *("429_seconds", "429_date", "429_ms", "429_huge", "429_quota"),
     *("hang", "slow_drip", "reset_before", "close_before", "reset_mid_body", "close_mid_body"),
     *_BODIES,
+    "empty_choices",
     *_TEXTS,
     "redirect_other",
 )

@@ -38,7 +38,14 @@ from datafast_nb import (
 )
 from datafast_nb.display import formats
 from datafast_nb.display.views import Document, Fact, Facts, Head, Legend, Table, plain
-from datafast_nb.engine.events import Noted, Progress, RunFinished, RunStarted, StepStarted
+from datafast_nb.engine.events import (
+    Noted,
+    Progress,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+)
 from datafast_nb.engine.handle import Run, Snapshot
 from datafast_nb.engine.progress import NotebookLine
 from datafast_nb.errors import BudgetExceededError, LLMError
@@ -664,6 +671,7 @@ def test_a_snapshot_counts_rate_and_time_left_from_new_calls() -> None:
     assert at.left_s is None  # one moment tells no rate
     at = at.after(progress(60, new=20), 15.0)
     assert at.calls_per_s == pytest.approx(2.0) and at.left_s == pytest.approx(20.0)
+    at = at.after(StepFinished("ask", 1, 100, 100), 16.0)
     at = at.after(StepStarted("judge", 2, 50), 16.0).after(progress(1, 50, step="judge"), 17.0)
     assert at.left_s is None and at.paid_usd == pytest.approx(0.021)
 
@@ -675,6 +683,30 @@ def test_the_time_left_is_right_at_a_constant_rate(rate: float, n: int, answered
     for i in range(n + 1):
         at = at.after(Progress("ask", total, answered + i, answered, i, 0, 0.0), i / rate)
     assert at.left_s == pytest.approx((100 - n) / rate)
+
+
+def test_steps_that_ask_at_the_same_time_are_counted_together() -> None:
+    run, emit, release, clock = held()
+    try:
+        emit(RunStarted(("list", "ask", "judge")))
+        emit(StepStarted("ask", 1, 100))
+        emit(StepStarted("judge", 2, None))
+        emit(progress(10))
+        emit(progress(4, step="judge"))
+        clock[0] = 4.0
+        emit(progress(20))
+        emit(progress(10, step="judge"))
+        assert repr(run) == "Run(running 30/200, $0.030, ETA 34 s)"
+        assert head(run) == "Running  30 of 200 calls of ask + judge"
+        assert facts(run)["steps"] == "ask + judge, at the same time"
+        assert facts(run)["left"] == "about 34 s for these steps"
+        emit(StepFinished("ask", 1, 100, 100))
+        emit(StepFinished("judge", 2, 100, 100))
+        emit(progress(3, 5, step="last"))
+        assert head(run) == "Running  3 of 5 calls of last"
+        assert legend(run).endswith("paid $0.033")
+    finally:
+        release.set()
 
 
 def held() -> tuple[Run, Callable[[Any], None], threading.Event, list[float]]:

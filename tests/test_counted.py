@@ -609,7 +609,7 @@ def failing(fault: str, *texts: str) -> Callable[[int, dict[str, Any]], str | No
 
 @pytest.mark.parametrize(
     ("fault", "kind"),
-    [("refusal", "refused"), ("content_filter", "refused"), ("length", "cut")],
+    [("refusal", "refused"), ("content_filter", "filtered"), ("length", "cut")],
 )
 def test_refused_and_cut_answers_are_not_paid_again(stub, model, fault, kind):
     stub.faults = failing(fault, "text 2", "text 5")

@@ -23,7 +23,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Low to high; a module imports from its own tier or a lower one. The longest prefix counts.
 TIERS = [
-    {"errors", "options", "ranges"},
+    {"errors", "logs", "options", "ranges"},
     {"records", "lineage"},
     {"display"},
     {"store"},
@@ -318,7 +318,10 @@ OPEN_END = re.compile(
     r"(?:#|//|<!--).*(?:\b(?:FIXME|XXX)\b|\bTODO\b(?!.*\b(?:when|once|until|as soon as)\b))"
 )
 TEXT = {"", ".cfg", ".css", ".ipynb", ".js", ".json", ".jsonl", ".md", ".py", ".toml", ".yml"}
-FOLDERS = ("datafast_nb", "tests", "docs", "notebooks", "benchmarks", "scripts", "binder", ".ci")
+FOLDERS = (
+    *("datafast_nb", "tests", "docs", "notebooks", "benchmarks", "fuzz"),
+    *("scripts", "binder", ".ci"),
+)
 
 
 def project_files() -> Iterator[Path]:

@@ -91,11 +91,30 @@ def test_replay_fails_on_an_unrecorded_prompt(project):
     assert "ReplayMissError" in done.stdout
 
 
-def test_stored_outputs_are_those_of_a_whole_run():
-    notebook = json.loads(QUICKSTART.read_text("utf-8"))
-    code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
+@pytest.mark.timeout(300)
+def test_cost_budget_resume_tells_what_it_says(project):
+    done = run_notebook(NOTEBOOKS / "02_cost_budget_resume.ipynb", project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (project / "tickets.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 119 and all(row["score"] in "12345" for row in rows)
+    memo = Memo(project / ".datafast_nb" / "memo")
+    try:
+        # 120 complaints, one of them refused; 119 replies, one of them drawn twice; 119 scores.
+        assert memo.info().n_draws == 120 + 120 + 119
+    finally:
+        memo.close()
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_stored_outputs_are_those_of_a_whole_run_from_top_to_bottom(notebook):
+    code = [c for c in json.loads(notebook.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     assert not [o for c in code for o in c["outputs"] if o["output_type"] == "error"]
+
+
+def test_quickstart_stores_its_figures():
+    notebook = json.loads(QUICKSTART.read_text("utf-8"))
     assert re.search(
         r"10 records\W+complete run",
         json.dumps(notebook["cells"][17]["outputs"][-1]["data"]["text/plain"]),

@@ -588,3 +588,12 @@ def test_zero_is_a_dash_in_the_funnel_as_in_the_ledger() -> None:
     row = dict(zip([c.name for c in bill.columns], cells(bill.rows[0]), strict=True))
     assert asked[names.index("memo")] == "–" == row["memo"]
     assert asked[names.index("new")] == "20" == row["new"]
+
+
+def test_the_bound_that_was_spent_is_shown_as_it_was_typed() -> None:
+    model = FakeModel("fine", price=(0, 1_000))
+    step = LLMStep("on {n}", output_columns=["q"], model=model, max_tokens=5)
+    with pytest.raises(dfn.BudgetExceededError) as caught:
+        (Source.list([{"n": i} for i in range(30)]) >> step).run(budget=0.015, max_concurrent=1)
+    facts = plain(caught.value.result.view().blocks[0].facts)
+    assert facts.startswith("stopped by budget=$0.015 ")

@@ -12,18 +12,34 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from datafast_nb.engine.events import Bus, Noted
-from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT, Budget
+from datafast_nb.engine.identities import dropped_words
+from datafast_nb.engine.limits import DEFAULT_IN_FLIGHT, Budget, day_spend
+from datafast_nb.engine.pacing import RateLimits
 from datafast_nb.engine.scheduler import Scheduler
 from datafast_nb.errors import DatafastError, MissingKeyError, Notes
 from datafast_nb.models.pricing import price_of
+from datafast_nb.options import options
 from datafast_nb.records import RowIds, normalise_records
+from datafast_nb.runs import StepRun
 from datafast_nb.steps.base import SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.store.memo import Memo
+from datafast_nb.store.spend import SpendBook, new_run_id
 from datafast_nb.trace import may_fan_out
 from datafast_nb.validate import CompiledPipeline
 
 Pick = Literal["first", "spread", "random"]
+Order = Literal["steps", "records"]
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """Where a run keeps its steps, and whether it goes on from what is there."""
+
+    folder: str
+    resume: bool = False
+    resume_from: int | str | None = None
+    """Step to begin with; what is complete before it is used. None: the first incomplete one."""
 
 
 @dataclass
@@ -39,11 +55,17 @@ class RunSettings:
     where: dict[str, Any] | None = None
     """`run_one`: values of the source row."""
     in_flight: int = DEFAULT_IN_FLIGHT
+    rate_limits: RateLimits = field(default_factory=RateLimits)
     budget_usd: float | None = None
     max_calls: int | None = None
     sinks: bool | Literal["auto"] = "auto"
+    order: Order | None = None
+    """None: as the run needs it."""
+    checkpoint: CheckpointPlan | None = None
     retry: frozenset[tuple[str, str]] = frozenset()
     """Draws whose stored failure is to be asked again."""
+    redraw: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Draws to be asked again although they have answers → their replies that do not count now."""
     dry: bool = False
     """Ask nothing: answers come from the memo alone, others stay pending."""
     source_rows: int | None = None
@@ -77,6 +99,8 @@ class RunContext:
     """(key, first label) of the draws that this run uses."""
     finished: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     """Calls that are back, and slots whose draw another run has ended asking for."""
+    n_ended: int = 0
+    """Draws that this run has ended asking for."""
     ending: str | None = None
     """Set when no further call may be sent: "interrupted", "budget" or "failed"."""
     end_by: float = 0.0
@@ -96,18 +120,43 @@ class RunContext:
         MissingKeyError
             If a model of the pipeline that may be asked lacks its key.
         DatafastError
-            If the run has a budget and a model no known price.
+            If the run, or the day, has a budget and a model no known price.
         """
         if self._scheduler is None:
             self._check_models(index)
-            budget = Budget(self.settings.budget_usd, self.settings.max_calls)
+            budget = Budget(
+                self.settings.budget_usd,
+                self.settings.max_calls,
+                memo=self.memo,
+                book=self.spend,
+                day=day_spend(self.memo),
+                usd_per_day=options.budget_usd_per_day,
+            )
             self._scheduler = Scheduler(
                 self.memo,
                 in_flight=self.settings.in_flight,
                 budget=budget,
                 finished=self.finished,
+                rate_limits=self.settings.rate_limits,
+                tell=self.note,
             )
         return self._scheduler
+
+    @cached_property
+    def spend(self) -> SpendBook:
+        """What the run spends."""
+        return SpendBook(self.memo, self.bus.run or new_run_id())
+
+    def note_saved(self, steps: Iterable[StepRun]) -> None:
+        """Note what answers from disk have saved."""
+        if self.settings.dry:
+            return
+        lines = []
+        for run in steps:
+            if isinstance(run.step, LLMStep):
+                providers = {m.name: m.provider for m in run.step.models}
+                lines += [(line, providers.get(line.model, "")) for line in run.ledger.lines]
+        self.spend.add_saved(lines)
 
     @property
     def running_scheduler(self) -> Scheduler | None:
@@ -119,6 +168,8 @@ class RunContext:
         nodes = self.compiled.nodes[index : None if last is None else last + 1]
         for node in nodes:
             if isinstance(node.step, LLMStep):
+                for said in dropped_words(node.step):
+                    self.note(said)
                 for model in node.step.models:
                     missing = model.missing_key()
                     if missing:
@@ -129,19 +180,22 @@ class RunContext:
                             model=model.name,
                             step=node.name,
                         )
+                    bound, instead = "budget=", ", or bound the run with max_calls="
                     if self.settings.budget_usd is None:
-                        continue
+                        if options.budget_usd_per_day is None:
+                            continue
+                        bound, instead = "options.budget_usd_per_day", ""
                     if node.step.max_tokens is None:
                         raise DatafastError(
                             f"step '{node.name}' has max_tokens=None, so what a call may cost has no "
-                            "bound and budget= cannot be kept. Set max_tokens, or bound the run with "
-                            "max_calls=; nothing has been asked"
+                            f"bound and {bound} cannot be kept. Set max_tokens{instead}; nothing has "
+                            "been asked"
                         )
                     if price_of(model) is None:
                         raise DatafastError(
-                            f"step '{node.name}': the price of {model.name!r} is unknown, so budget= "
+                            f"step '{node.name}': the price of {model.name!r} is unknown, so {bound} "
                             "cannot be kept. Give the model price=(input, output) in dollars per "
-                            "million tokens, or bound the run with max_calls=; nothing has been asked"
+                            f"million tokens{instead}; nothing has been asked"
                         )
 
     def check_stop(self) -> None:

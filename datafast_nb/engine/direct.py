@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from datafast_nb.engine.calls import unusable_error
 from datafast_nb.engine.loop import engine_loop_is_here, spawn
 from datafast_nb.errors import LLMError
 from datafast_nb.models.base import Message, Model, Request, Response
+from datafast_nb.models.ladder import complete_down
 from datafast_nb.models.pricing import price_of
 from datafast_nb.models.tally import note_call
-from datafast_nb.steps.outputs import OutputSpec, Unusable, verdict_of_finish
+from datafast_nb.models.verdicts import Unusable, judge
+from datafast_nb.steps.outputs import OutputSpec
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -51,18 +54,14 @@ def generate_now(
             model=model.name,
         )
     try:
-        response = spawn(model.complete(request)).result()
+        response = spawn(complete_down(model, request)).result()
     except Exception:
         note_call(model, math.nan, failed=True)  # perhaps billed, perhaps not
         raise
     note_call(model, _usd(model, response))
-    bad = verdict_of_finish(response.finish, max_tokens)
-    try:
-        if bad is not None:
-            raise bad
-        values = spec.parse(response.text)
-    except Unusable as exc:
-        raise LLMError(f"{model.name}: {exc.reason}", kind=exc.verdict, model=model.name) from exc
+    values, bad = judge(response, request, spec.parse)
+    if bad is not None or values is None:
+        raise unusable_error(model, bad or Unusable("empty", "no answer")) from bad
     return values if response_format is not None else str(values["text"])
 
 

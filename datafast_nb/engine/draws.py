@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 from datafast_nb.engine.context import RunContext
 from datafast_nb.lineage import base_row
-from datafast_nb.store.memo import Draw
+from datafast_nb.store.memo import Draw, Reply
 
 SHARED = "~"
 """Label of the one draw that all share at temperature 0."""
@@ -93,6 +93,20 @@ def find_draws(
     return found, doubtful
 
 
+NO_ANSWER = ("refused", "cut")
+"""Verdicts on replies that are not read again, whatever a step takes for an answer today."""
+
+
+def answers_of(ctx: RunContext, spot: Spot, draw: Draw) -> Iterator[Reply]:
+    """Replies that may answer a call: the chosen one, then from the latest back."""
+    first = ctx.settings.redraw.get(spot, 0)
+    if draw.chosen is not None and draw.chosen >= first:
+        yield draw.replies[draw.chosen]
+    for reply in reversed(draw.replies[first:]):
+        if reply.verdict not in NO_ANSWER:
+            yield reply
+
+
 def _owner_is_back(ctx: RunContext, owner: str, label: str) -> bool:
     """The row whose draw `label` has taken over is in the source again: each needs its own."""
     row = _Name.of(owner).row
@@ -131,6 +145,13 @@ class _Name:
         return cls(row, rank, generation)
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    owner: Any
+    others: list[tuple[SimpleQueue[Any], Any]]
+    """Who waits for its end."""
+
+
 class Asking:
     """Draws being asked for in this process, over all runs: one request per draw at a time."""
 
@@ -140,24 +161,34 @@ class Asking:
     def forget(self) -> None:
         """Start with nothing asked for."""
         self._lock = threading.Lock()
-        self._waiting: dict[tuple[str, Spot], list[tuple[SimpleQueue[Any], Any]]] = {}
+        self._claims: dict[tuple[str, Spot], _Claim] = {}
+        self.n_ended = 0
+        """Draws that are not asked for any more, since the process began."""
 
     def claim(self, memo: str, spot: Spot, queue: SimpleQueue[Any], waiter: Any) -> bool:
         """True: ask. False: someone does; `waiter` comes through `queue` when they have ended."""
         with self._lock:
-            others = self._waiting.get((memo, spot))
-            if others is None:
-                self._waiting[memo, spot] = []
+            theirs = self._claims.get((memo, spot))
+            if theirs is None:
+                self._claims[memo, spot] = _Claim(waiter, [])
                 return True
-            others.append((queue, waiter))
+            theirs.others.append((queue, waiter))
             return False
 
-    def release(self, memo: str, spot: Spot) -> None:
-        """The draw has been asked for, or given up."""
+    def release(self, memo: str, spot: Spot, owner: Any) -> bool:
+        """The draw has been asked for, or given up; False where `owner` has no claim on it."""
         with self._lock:
-            others = self._waiting.pop((memo, spot), [])
-        for queue, waiter in others:
+            claim = self._claims.get((memo, spot))
+            if claim is None or claim.owner is not owner:
+                return False
+            del self._claims[memo, spot]
+            self.n_ended += 1
+        for queue, waiter in claim.others:
             queue.put(waiter)
+        return True
+
+    def __len__(self) -> int:
+        return len(self._claims)
 
 
 asking = Asking()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-logger = logging.getLogger("datafast_nb")
+from datafast_nb.logs import logger, tell
+
+MOST_RECORDS = 20
+"""Lost records that a log record names at most, for each kind of loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +74,86 @@ Event = RunStarted | StepStarted | Progress | StepFinished | Noted | RunFinished
 Listener = Callable[[Event], None]
 
 
-class Bus:
-    """Hands each event to every listener, on the thread of the run."""
+class Lost(Protocol):
+    """A call that gave no usable answer."""
 
-    def __init__(self, listeners: list[Listener]) -> None:
+    @property
+    def record(self) -> int:
+        """Index of the record among the step's inputs."""
+
+    @property
+    def kind(self) -> str:
+        """Verdict."""
+
+
+class Bus:
+    """Hands each event to every listener, on the thread of the run, and to the log.
+
+    `run` is the name of the run; without one (previews, estimates) nothing is logged.
+    """
+
+    def __init__(self, listeners: list[Listener], *, run: str = "") -> None:
         self._listeners = listeners
+        self.run = run
+
+    def add(self, listener: Listener) -> None:
+        """Tell this listener too."""
+        self._listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Tell this listener no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     def emit(self, event: Event) -> None:
         """Tell all listeners. A listener that raises is logged and left out from then on."""
+        if self.run:
+            _log(event, self.run)
         for listener in list(self._listeners):
             try:
                 listener(event)
             except Exception:
                 logger.exception("a listener of run events failed and is left out")
                 self._listeners.remove(listener)
+
+    def log_losses(self, step: str, lost: Sequence[Lost]) -> None:
+        """Log which records a step has lost, for each kind of failure."""
+        if not self.run:
+            return
+        for verdict, n in Counter(loss.kind for loss in lost).most_common():
+            records = [loss.record for loss in lost if loss.kind == verdict]
+            tell(
+                logging.WARNING,
+                f"step '{step}': no answer for {n:,} of its calls ({verdict})",
+                event="records_lost",
+                run=self.run,
+                step=step,
+                verdict=verdict,
+                n_records=len(set(records)),
+                records=records[:MOST_RECORDS],
+            )
+
+
+def _log(event: Event, run: str) -> None:
+    """Runs and steps at INFO, remarks and runs that stop early at WARNING."""
+    level = logging.INFO
+    fields: dict[str, Any]
+    match event:
+        case RunStarted(steps):
+            said, fields = f"run of {len(steps)} steps", {"event": "run_started", "steps": steps}
+        case StepStarted(step, index, n_in):
+            said = f"step '{step}' begins"
+            fields = {"event": "step_started", "step": step, "index": index, "n_in": n_in}
+        case StepFinished(step, index, n_in, n_out):
+            said = f"step '{step}' has ended: {n_in:,} records in, {n_out:,} out"
+            fields = {"event": "step_finished", "step": step, "index": index}
+            fields |= {"n_in": n_in, "n_out": n_out}
+        case Noted(text):
+            level, said, fields = logging.WARNING, text, {"event": "note"}
+        case RunFinished(status, n_out):
+            level = logging.INFO if status in ("complete", "limited") else logging.WARNING
+            said = f"run has ended, {status}: {n_out:,} records"
+            fields = {"event": "run_finished", "status": status, "n_out": n_out}
+        case _:
+            return  # progress is for those who watch
+    tell(level, said, run=run, **fields)

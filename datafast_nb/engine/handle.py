@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datafast_nb.display import formats
@@ -25,6 +25,7 @@ from datafast_nb.display.views import (
     code,
 )
 from datafast_nb.engine.events import Event, Progress, RunFinished, RunStarted, StepStarted
+from datafast_nb.engine.standing import Standing
 from datafast_nb.results import Result
 
 
@@ -150,13 +151,10 @@ class Snapshot:
     steps: tuple[str, ...] = ()
     step: str = ""
     index: int = 0
-    progress: Progress | None = None
-    """Of the running LLM step, or the last one."""
+    standing: Standing = field(default_factory=Standing)
     first: tuple[float, int] | None = None
-    """Time of the step's first event, in seconds of the clock, and the calls done by then."""
+    """Time of the first event of the steps that ask, in seconds of the clock, and the calls done by then."""
     last: float = 0.0
-    paid_before_usd: float = 0.0
-    """In the LLM steps before."""
     n_out: int | None = None
 
     def after(self, event: Event, now: float) -> Snapshot:
@@ -167,19 +165,27 @@ class Snapshot:
             return replace(self, step=event.step, index=event.index)
         if isinstance(event, RunFinished):
             return replace(self, status=event.status, n_out=event.n_out)
+        standing = self.standing.after(event)
         if not isinstance(event, Progress):
-            return self
-        known = self.progress
-        if known is None or known.step != event.step or self.first is None:
-            paid = self.paid_before_usd + (known.paid_usd if known is not None else 0.0)
-            begun = (now, event.new)
-            return replace(self, progress=event, first=begun, last=now, paid_before_usd=paid)
-        return replace(self, progress=event, last=now)
+            return replace(self, standing=standing)
+        is_first = len(standing.lines) == 1 and event.step not in self._asking
+        if is_first:
+            return replace(self, standing=standing, first=(now, event.new), last=now)
+        return replace(self, standing=standing, last=now)
+
+    @property
+    def _asking(self) -> list[str]:
+        return [p.step for p in self.standing.lines]
+
+    @property
+    def progress(self) -> Progress | None:
+        """Of the LLM steps that ask, or the last ones; None before the first."""
+        return self.standing.together
 
     @property
     def paid_usd(self) -> float:
         """At list price, over all steps so far; NaN if unknown."""
-        return self.paid_before_usd + (self.progress.paid_usd if self.progress else 0.0)
+        return self.standing.paid_usd
 
     @property
     def calls_per_s(self) -> float:
@@ -246,12 +252,20 @@ def _legend(at: Snapshot, p: Progress) -> Legend:
 
 def _running(at: Snapshot) -> list[tuple[str, str]]:
     rows = []
-    if at.step:
+    together = len(at.standing.lines) > 1
+    if together and at.progress is not None:
+        rows.append(("steps", f"{formats.cell(at.progress.step, 200)}, at the same time"))
+    elif at.step:
         place = f", {at.index + 1} of {len(at.steps)}" if at.steps else ""
         rows.append(("step", f"{formats.cell(at.step, formats.MAX_NAME)}{place}"))
     if at.left_s is not None:
         rows.append(("rate", f"{at.calls_per_s:,.2g} new calls a second"))
-        rows.append(("left", f"about {formats.seconds(at.left_s)} for this step"))
+        rows.append(
+            (
+                "left",
+                f"about {formats.seconds(at.left_s)} for {'these steps' if together else 'this step'}",
+            )
+        )
     return rows
 
 

@@ -23,6 +23,7 @@ from datafast_nb.steps.base import ChoiceStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.transform import Filter, Map
 from datafast_nb.store.memo import open_memo
+from datafast_nb.store.spend import new_run_id
 from datafast_nb.trace import ResultSource
 from datafast_nb.validate import CompiledNode, CompiledPipeline
 
@@ -222,7 +223,8 @@ def new_context(
     compiled: CompiledPipeline, settings: RunSettings, listeners: Sequence[Listener] = ()
 ) -> RunContext:
     """What a run starts with. Behind a Result, its draws are taken and its ranks go on."""
-    ctx = RunContext(compiled, open_memo(), settings, Bus(list(listeners)))
+    run = "" if settings.dry else new_run_id()
+    ctx = RunContext(compiled, open_memo(), settings, Bus(list(listeners), run=run))
     head = compiled.nodes[0].step
     if isinstance(head, ResultSource):
         ctx.ranks.update(head.prior_ranks)

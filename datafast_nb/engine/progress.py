@@ -10,7 +10,15 @@ from typing import Any
 
 from datafast_nb.display import formats, html
 from datafast_nb.display.views import Document, Line, Mark, Paragraph, plain
-from datafast_nb.engine.events import Event, Noted, Progress, RunFinished, StepStarted
+from datafast_nb.engine.events import (
+    Event,
+    Noted,
+    Progress,
+    RunFinished,
+    StepFinished,
+    StepStarted,
+)
+from datafast_nb.engine.standing import Standing
 from datafast_nb.options import options
 
 NOTEBOOK_EVERY_S = 0.25
@@ -53,36 +61,33 @@ class TerminalLine:
     """A tqdm bar per LLM step, on stderr."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._step = ""
+        self._bars: dict[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         from tqdm import tqdm
 
         if isinstance(event, Progress):
-            if self._bar is None or self._step != event.step:
-                self._close()
-                self._step = event.step
-                self._bar = tqdm(
+            bar = self._bars.get(event.step)
+            if bar is None:
+                bar = self._bars[event.step] = tqdm(
                     total=event.total,
                     desc=formats.cell(event.step, formats.MAX_NAME),
                     unit="call",
                     file=sys.stderr,
                     leave=True,
                 )
-            self._bar.total = event.total
-            self._bar.n = event.done
-            self._bar.set_postfix_str(words(event), refresh=True)
+            bar.total = event.total
+            bar.n = event.done
+            bar.set_postfix_str(words(event), refresh=True)
         elif isinstance(event, Noted):
             tqdm.write(f"note: {formats.printable(formats.clip(event.text))}", file=sys.stderr)
-        elif isinstance(event, (RunFinished, StepStarted)):
-            self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        elif isinstance(event, StepFinished) and event.step in self._bars:
+            self._bars.pop(event.step).close()
+        elif isinstance(event, RunFinished):
+            for bar in self._bars.values():
+                bar.close()
+            self._bars = {}
 
 
 class PlainLines:
@@ -90,13 +95,13 @@ class PlainLines:
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._held: Progress | None = None
-        """The last figures, as long as nobody has seen them."""
+        self._held: dict[str, Progress] = {}
+        """The last figures of each step, as long as nobody has seen them."""
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
         if isinstance(event, Progress):
-            self._held = event
+            self._held[event.step] = event
             if time.monotonic() >= self._next or event.done >= event.total > 0:
                 self._show()
         elif isinstance(event, (StepStarted, RunFinished)):
@@ -106,16 +111,15 @@ class PlainLines:
             print(f"note: {said}", file=sys.stderr, flush=True)
 
     def _show(self) -> None:
-        p, self._held = self._held, None
-        if p is None:
-            return
-        self._next = time.monotonic() + PLAIN_EVERY_S
-        print(
-            f"{formats.cell(p.step, formats.MAX_NAME)}: {p.done:,} of {formats.plural(p.total, 'call')}, "
-            f"{words(p)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        held, self._held = self._held, {}
+        for p in held.values():
+            self._next = time.monotonic() + PLAIN_EVERY_S
+            print(
+                f"{formats.cell(p.step, formats.MAX_NAME)}: {p.done:,} of "
+                f"{formats.plural(p.total, 'call')}, {words(p)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def marked(p: Progress) -> Line:
@@ -136,24 +140,24 @@ class NotebookLine:
     def __init__(self) -> None:
         self._handle: Any = None
         self._shown = 0.0
-        self._last: Progress | None = None
+        self._standing = Standing()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._standing = self._standing.after(event)
         if isinstance(event, Progress):
-            self._last = event
             if event.done >= event.total or time.monotonic() - self._shown > NOTEBOOK_EVERY_S:
-                self._show(event)
-        elif isinstance(event, RunFinished) and self._handle is not None and self._last:
-            self._show(self._last)
+                self._show()
+        elif isinstance(event, RunFinished) and self._handle is not None:
+            self._show()
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self) -> None:
         from IPython import display as ipython
 
         self._shown = time.monotonic()
-        line = marked(progress)
-        drawn = html.draw(Document((Paragraph(line, is_note=True),)))
-        data = {"text/plain": plain(line), "text/html": drawn}
+        lines = [marked(p) for p in self._standing.lines]
+        drawn = html.draw(Document(tuple(Paragraph(line, is_note=True) for line in lines)))
+        data = {"text/plain": "\n".join(map(plain, lines)), "text/html": drawn}
         if self._handle is None:
             show: Any = ipython.display
             self._handle = show(data, raw=True, display_id=True)

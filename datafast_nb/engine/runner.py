@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datafast_nb.engine import flow
-from datafast_nb.engine.context import RunContext, RunSettings, Stopped
+from datafast_nb.engine.checkpoint import checkpoint_of
+from datafast_nb.engine.context import RunContext, Stopped
 from datafast_nb.engine.events import RunFinished, RunStarted, StepFinished, StepStarted
 from datafast_nb.engine.limits import BudgetSpent
 from datafast_nb.engine.llmstage import LLMStage
+from datafast_nb.engine.order import flowing_nodes
+from datafast_nb.engine.recordflow import LossStops, RecordFlow
+from datafast_nb.engine.selection import limit_index, matching, select
 from datafast_nb.engine.sinking import write_sinks
+from datafast_nb.engine.winding import let_go, loss_error, name_place, wind_down
 from datafast_nb.errors import (
     BudgetExceededError,
+    CheckpointError,
     DatafastError,
     LLMError,
     RunInterrupted,
@@ -23,13 +29,12 @@ from datafast_nb.errors import (
 from datafast_nb.estimate_basis import keep_figures
 from datafast_nb.graph import Node
 from datafast_nb.lineage import Parents, Table
-from datafast_nb.records import Record, column_names
+from datafast_nb.records import column_names
 from datafast_nb.results import Result, RunInfo, remember
 from datafast_nb.runs import StepRun
 from datafast_nb.steps.base import ChoiceStep, ChunkStep, SinkStep, SourceStep
 from datafast_nb.steps.llm import LLMStep
 from datafast_nb.steps.sampling import Sample
-from datafast_nb.validate import CompiledPipeline
 
 GRACE_S = 1.0
 """After an interrupt, calls in flight have this long to arrive and be kept."""
@@ -43,10 +48,10 @@ class Runner:
         self._ran = ran
         self._pipeline = pipeline
         self._steps: list[StepRun] = []
-        self._stage: LLMStage | None = None
         self._table: Table | None = None
         self._limited = False
         self._cause: BaseException | None = None
+        self._checkpoint = checkpoint_of(ctx)
 
     def run(self) -> Result:
         """Run to the end.
@@ -55,7 +60,15 @@ class Runner:
         ------
         RunInterrupted, BudgetExceededError, LLMError
             With `.result`: what was finished.
+        CheckpointError
+            Where the checkpoint cannot be used or written.
         """
+        try:
+            return self._run()
+        finally:
+            self._checkpoint.close()
+
+    def _run(self) -> Result:
         ctx = self._ctx
         started = time.monotonic()
         ctx.bus.emit(RunStarted(tuple(ctx.compiled.names)))
@@ -71,8 +84,7 @@ class Runner:
             self._check_sinks()
             self._execute()
         except (KeyboardInterrupt, Stopped) as exc:
-            ctx.end("interrupted")
-            self._cause = self._cause or exc
+            self._end_early(exc)
             self._keep_finished()
         except Exception:
             info.status = "failed"
@@ -84,6 +96,7 @@ class Runner:
             if ctx.running_scheduler is not None:
                 ctx.running_scheduler.close()
             if ctx.memo.mode != "replay":
+                ctx.note_saved(self._steps)
                 ctx.memo.flush()  # also where only links were made
         result = self._finish(info, time.monotonic() - started)
         if ctx.settings.dry:
@@ -104,31 +117,47 @@ class Runner:
         with_ids = (
             any(isinstance(n.step, (LLMStep, ChoiceStep)) for n in nodes)
             or ctx.settings.pick != "first"
+            or self._checkpoint.is_on  # a later run may go on to steps that need them
         )
-        chunks: flow.Chunks = iter(())
-        for i, node in enumerate(nodes):
+        restored = self._checkpoint.open(len(nodes), limited)
+        self._steps.extend(restored.runs)
+        self._limited = restored.limited
+        chunks: flow.Chunks = iter(() if restored.table is None else (restored.table,))
+        for i, node in enumerate(nodes[len(restored.runs) :], start=len(restored.runs)):
+            if i < len(self._steps):
+                continue  # went with the steps before it
             run = self._begin(i, node)
             step = node.step
             if isinstance(step, SourceStep):
                 chunks = flow.read_source(ctx, run, step, with_ids=with_ids)
                 if limited == 0:
                     chunks = self._limit_stream(run, chunks)
+                chunks = self._checkpoint.tee(run, chunks)
                 continue
             if isinstance(step, ChunkStep) and limited != i:
-                chunks = flow.through(ctx, run, step, chunks)
+                chunks = self._checkpoint.tee(run, flow.through(ctx, run, step, chunks))
                 continue
             table = self._gather(i, node, chunks, limited == i)
+            self._checkpoint.settle(limited=self._limited)
             run.is_partial = self._limited
             if isinstance(step, LLMStep):
-                self._llm(run, step, table, self._select(table) if limited == i else None)
+                part = self._select(table) if limited == i else None
+                more = flowing_nodes(ctx.settings, nodes, i, limited)
+                if more:
+                    self._flow(run, more, table, part)
+                else:
+                    self._llm(run, step, table, part)
             elif limited == i:
                 self._free_on_part(run, node, table, self._select(table))
             else:
                 self._free(run, node, table)
             assert self._table is not None
+            if run is self._steps[-1]:  # else it was saved, with those that went with it
+                self._checkpoint.save(run, self._table, limited=self._limited)
             chunks = iter((self._table,)) if len(self._table) else iter(())
         self._table, _ = flow.gather(chunks)
         self._end_streams()
+        self._checkpoint.settle(limited=self._limited)
 
     def _keep_finished(self) -> None:
         """After an interrupt in free steps: what went through all of them is the partial result."""
@@ -166,7 +195,7 @@ class Runner:
                 need = settings.limit
         if isinstance(node.step, Sample) and not is_limited:
             need = node.step.needs()
-        if need == 0 and isinstance(self._steps[-2].step, (ChunkStep, SourceStep)):
+        if need == 0 and all(isinstance(r.step, (ChunkStep, SourceStep)) for r in self._steps[:-1]):
             self._limited = self._limited or is_limited
             return Table([], True, [])
         table, ended = flow.gather(chunks, need)
@@ -217,65 +246,111 @@ class Runner:
         ctx.bus.emit(
             StepStarted(run.name, run.index, len(table) if selected is None else len(selected))
         )
+        self._checkpoint.begin(run, stage)
         try:
-            stage.work()
+            self._ask(stage.work, [stage])
+        finally:  # also where a user's function fails: the step tells what was paid
+            self._table = stage.output()
+        flow.keep_table(run, self._table)
+        self._end_llm(run, step)
+
+    def _ask(self, work: Callable[[], None], stages: Sequence[LLMStage]) -> None:
+        """Let stages ask; what ends the run early is kept as its cause."""
+        try:
+            self._ask_to_end(work, stages)
+        except KeyboardInterrupt as exc:  # one more, while the run was winding down
+            if self._ctx.running_scheduler is not None:
+                self._ctx.running_scheduler.cancel()
+            let_go(stages)
+            self._end_early(exc)
+
+    def _ask_to_end(self, work: Callable[[], None], stages: Sequence[LLMStage]) -> None:
+        ctx = self._ctx
+        try:
+            work()
         except (KeyboardInterrupt, Stopped) as exc:
-            self._cause = exc
-            self._abandon(stage)
-            ctx.end("interrupted")
+            failure = self._checkpoint.failure
+            self._cause = failure or exc
+            wind_down(ctx, stages, GRACE_S)
+            ctx.end("interrupted" if failure is None else "failed")
         except BudgetSpent as exc:
+            let_go(stages)
             ctx.end("budget")
             self._cause = exc
+        except LossStops:
+            wind_down(ctx, stages, GRACE_S)
+            ctx.end("failed")  # the cause is found when the records are in their order again
         except (LLMError, DatafastError) as exc:
-            self._abandon(stage)
-            if not run.calls and not isinstance(exc, LLMError):
+            wind_down(ctx, stages, GRACE_S)
+            if not any(s.run.calls for s in stages) and not isinstance(exc, LLMError):
                 raise
             ctx.end("failed")
             self._cause = exc
         except BaseException:
-            self._abandon(stage)
+            wind_down(ctx, stages, GRACE_S)
             raise
-        self._table = stage.output()
-        flow.keep_table(run, self._table)
+
+    def _end_llm(self, run: StepRun, step: LLMStep) -> None:
+        ctx = self._ctx
         self._note_missing(run)
-        if not ctx.settings.dry and ctx.ending is None:
-            self._check_losses(run, step)
+        if not ctx.settings.dry and self._cause is None:
+            self._cause = loss_error(ctx, run, step)
+            if self._cause is not None:
+                ctx.ending = "failed"
+        ctx.bus.log_losses(run.name, run.errors)
         ctx.bus.emit(StepFinished(run.name, run.index, run.n_in, run.n_out))
 
-    def _abandon(self, stage: LLMStage) -> None:
-        try:
-            stage.abandon(GRACE_S)
-        except KeyboardInterrupt:
-            if self._ctx.running_scheduler is not None:
-                self._ctx.running_scheduler.cancel()
-
-    def _check_losses(self, run: StepRun, step: LLMStep) -> None:
-        """`on_error="raise"`, and a step that lost every record."""
+    def _flow(
+        self, run: StepRun, more: Sequence[Node], table: Table, selected: Sequence[int] | None
+    ) -> None:
+        """Several steps at the same time, from the LLM step of `run` on."""
         ctx = self._ctx
-        if not run.errors:
-            return
-        first = run.errors[0]
-        if step.on_error == "raise":
-            ctx.ending = "failed"
-            self._cause = LLMError(
-                f"step '{run.name}', record {first.record}: {first.error}",
-                kind=first.kind, model=first.model, step=run.name,
-            )  # fmt: skip
-        elif (
-            run.fates.failed
-            and not (run.fates.advanced + run.fates.skipped)
-            and ctx.settings.one is None
-            and ctx.settings.where is None
-        ):
-            kinds = ", ".join(
-                f"{n} × {k}" for k, n in Counter(e.kind for e in run.errors).most_common()
-            )
-            ctx.ending = "failed"
-            self._cause = LLMError(
-                f"step '{run.name}' lost every record ({kinds}); the first: {first.error}. What was "
-                "received is kept: mend the cause and run again, or call dfn.last.retry_failed()",
-                kind=first.kind, model=first.model, step=run.name,
-            )  # fmt: skip
+        step = run.step
+        assert isinstance(step, LLMStep)
+        self._check_overwrite(run, step, table)
+        if selected is not None and len(selected) < len(table):
+            self._limited = run.is_partial = True
+        n = len(table) if selected is None else len(selected)
+        ctx.bus.emit(StepStarted(run.name, run.index, n))
+        runs = [run]
+        for k, node in enumerate(more, start=1):
+            runs.append(self._begin(run.index + k, node))
+            if isinstance(node.step, LLMStep):
+                ctx.bus.emit(StepStarted(runs[-1].name, runs[-1].index, None))
+        for further in runs:
+            further.is_partial = self._limited
+        flowing = RecordFlow(ctx, runs, table, selected, self._check_overwrite)
+        for stage in flowing.stages:
+            self._checkpoint.begin(stage.run, stage)
+        try:
+            self._ask(flowing.work, flowing.stages)
+            if ctx.ending is not None:
+                flowing.pass_on_rest()
+        except (KeyboardInterrupt, Stopped) as exc:
+            let_go(flowing.stages)
+            self._end_early(exc)
+        finally:  # also where a user's function fails: the steps tell what was paid
+            tables = self._tables(flowing)
+        for further, made in zip(runs, tables, strict=True):
+            self._table = made
+            if isinstance(further.step, LLMStep):
+                self._end_llm(further, further.step)
+            elif isinstance(further.step, SinkStep):
+                ctx.bus.emit(StepFinished(further.name, further.index, further.n_in, len(made)))
+            self._checkpoint.save(further, made, limited=self._limited)
+
+    def _tables(self, flowing: RecordFlow) -> Sequence[Table]:
+        flowing.close()
+        for _ in range(2):
+            try:
+                return flowing.tables()
+            except KeyboardInterrupt as exc:  # what is finished is not given up for it
+                self._end_early(exc)
+        return flowing.tables()
+
+    def _end_early(self, cause: BaseException) -> None:
+        self._ctx.end("interrupted")
+        self._cause = self._cause or cause
 
     def _check_overwrite(self, run: StepRun, step: LLMStep, table: Table) -> None:
         """Columns that only show in the data; compile refuses the others."""
@@ -288,7 +363,7 @@ class Runner:
             raise DatafastError(
                 f"step '{run.name}' writes column {column!r}, which records already have "
                 f"(columns: {', '.join(names)}). Choose another name, exclude it, or say "
-                "overwrite=True; nothing has been asked"
+                "overwrite=True; what was paid is kept"
             )
 
     def _note_missing(self, run: StepRun) -> None:
@@ -299,54 +374,12 @@ class Runner:
         run.notes.clear()
 
     def _select(self, table: Table) -> list[int]:
-        """Indices of the records that the limit lets through, ascending."""
+        """What the limit lets through to the newest step."""
         settings = self._ctx.settings
-        n = len(table)
-        if settings.where is not None:
-            return self._matching(table, settings.where, self._steps[1:-1])
-        if settings.one is not None:
-            if not -n <= settings.one < n:
-                raise IndexError(f"run_one({settings.one}): only {n} records come here")
-            return [settings.one % n]
-        limit = settings.limit
-        if limit is None or limit >= n:
-            return list(range(n))
-        if limit == 0:
+        chosen = select(settings, table, self._steps[:-1])
+        if settings.where is None and settings.one is None and len(chosen) < len(table):
             self._limited = True
-            return []
-        self._limited = True
-        if settings.pick == "spread":
-            return sorted({i * n // limit for i in range(limit)})
-        if settings.pick == "random":
-            ids = table.row_ids or [str(i) for i in range(n)]
-            return Sample(n=limit).choose(table.records, ids)
-        return list(range(limit))
-
-    def _matching(
-        self, table: Table, where: dict[str, Any], between: Sequence[StepRun]
-    ) -> list[int]:
-        """Records here that come from the first source row with these values."""
-        source = self._steps[0].table if between else table
-        if source is None:
-            raise DatafastError(
-                "run_one(where=…) needs the source's rows at hand; this source has too many. Use run_one(index)"
-            )
-        row = next((i for i, r in enumerate(source.records) if _has(r, where)), None)
-        if row is None:
-            known = ", ".join(source.records[0]) if source.records else "none"
-            raise KeyError(
-                f"run_one(where={where!r}): no source row has these values (columns: {known})"
-            )
-        at = list(range(len(table)))
-        for run in reversed(between):
-            if not run.parents.known:
-                raise DatafastError(
-                    f"run_one(where=…) cannot see through step '{run.name}', which changed the number "
-                    "of records; use run_one(index)"
-                )
-            parents = list(run.parents.all())
-            at = [parents[i] for i in at]
-        return [i for i, origin in enumerate(at) if origin == row]
+        return chosen
 
     def _limit_stream(self, run: StepRun, chunks: flow.Chunks) -> flow.Chunks:
         """`limit` on a source's own records."""
@@ -356,7 +389,7 @@ class Runner:
             chosen = (
                 self._select(table)
                 if settings.where is None
-                else self._matching(table, settings.where, ())
+                else matching(table, settings.where, ())
             )
             kept = table.take(chosen)
             self._set_source(run, kept, chosen)
@@ -388,7 +421,8 @@ class Runner:
             if isinstance(run.step, ChunkStep):
                 # A stream that a limit cut short never came to its own end.
                 run.fates.advanced = run.parents.n_parents
-                run.fates.filtered = run.n_in - run.fates.beyond_limit - run.parents.n_parents
+                lost = run.fates.beyond_limit + run.fates.waiting
+                run.fates.filtered = run.n_in - lost - run.parents.n_parents
 
     def _tell_streams(self) -> None:
         for run in self._steps:
@@ -425,6 +459,7 @@ class Runner:
                 if ctx.running_scheduler is not None:
                     keep_figures(ctx.memo, self._steps)
                 write_sinks(ctx, info, self._steps, is_complete=info.status == "complete")
+                self._checkpoint.finish(info)
             except KeyboardInterrupt as exc:
                 info.status = "interrupted"
                 self._cause = self._cause or exc
@@ -449,26 +484,8 @@ class Runner:
             raise BudgetExceededError(
                 f"{cause}: {done}. Raise the bound for the rest.", result=result
             ) from None
-        if isinstance(cause, LLMError):
+        if isinstance(cause, (LLMError, CheckpointError, SinkError)):
             cause.result = result
+        if isinstance(cause, LLMError) and cause.step is None:
+            name_place(cause, self._steps)
         raise cause
-
-
-def _has(record: Record, values: dict[str, Any]) -> bool:
-    return all(k in record and record[k] == v for k, v in values.items())
-
-
-def limit_index(
-    nodes: Sequence[Node], compiled: CompiledPipeline, settings: RunSettings
-) -> int | None:
-    """Index of the node at whose entry the limit applies (0: the source's output)."""
-    if settings.limit is None and settings.one is None and settings.where is None:
-        return None
-    if settings.limit_at == "source":
-        return 0
-    if settings.limit_at is not None:
-        return compiled.index(settings.limit_at)
-    for i, node in enumerate(nodes):
-        if isinstance(node.step, LLMStep):
-            return i
-    return 0

@@ -19,7 +19,9 @@ class AdaptedModel(Model):
     """Wraps an object with `generate(prompt, system_prompt, temperature, max_tokens, …)`.
 
     `generate` runs on a thread per call, so that it may block. Its answers are memoized under its
-    `provider` and `name`; give it a `cache_id` where these do not tell it from others.
+    `provider` and `name`; give it a `cache_id` where these do not tell it from others. `timeout_s`
+    is the deadline of one attempt (default: `options.timeout_s`): the engine stops waiting then;
+    a thread that is still at work ends by itself.
     """
 
     def __init__(self, target: Any) -> None:
@@ -29,6 +31,9 @@ class AdaptedModel(Model):
         self.endpoint = str(getattr(target, "cache_id", "") or "")
         self.parallel = getattr(target, "parallel", None)
         self.price = getattr(target, "price", None)
+        timeout_s = getattr(target, "timeout_s", None)
+        is_number = isinstance(timeout_s, (int, float)) and timeout_s > 0
+        self.timeout_s = timeout_s if is_number else None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AdaptedModel) and other.target is self.target

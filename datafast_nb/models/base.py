@@ -20,7 +20,9 @@ from datafast_nb.models.card import model_line, model_view
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from datafast_nb.models.listing import Listing
     from datafast_nb.models.pricing import Price
+    from datafast_nb.models.probe import Probe
 
 
 class Message(TypedDict):
@@ -54,9 +56,11 @@ class Usage:
     output_tokens: int = 0
     cached_input_tokens: int = 0
     """Part of `input_tokens` that the provider read from its prompt cache."""
+    reasoning_tokens: int = 0
+    """Part of `output_tokens` that went into hidden reasoning, where the provider says so."""
 
 
-Finish = Literal["stop", "length", "refused", "other"]
+Finish = Literal["stop", "length", "refused", "filtered", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +69,18 @@ class Response:
 
     text: str
     finish: Finish = "stop"
-    """"length": cut at `max_tokens`; "refused": refusal or content filter."""
+    """"length": cut at `max_tokens`; "refused" by the model, "filtered" by the provider."""
     usage: Usage | None = None
     model: str | None = None
     """Name of the model that the provider says it used."""
+    has_thoughts: bool = False
+    """The model reasoned before it answered, and the reply says so; not part of `text`."""
 
 
 # Kinds of failure that may pass by themselves.
-RETRYABLE = frozenset({"rate_limited", "server", "timeout", "connection", "bad_reply"})
+RETRYABLE = frozenset(
+    {"rate_limited", "server", "timeout", "connection", "bad_reply", "html", "not_utf8"}
+)
 # Kinds that every further call of the run would meet as well.
 FATAL = frozenset({"auth", "not_found", "quota", "replay_miss"})
 # Other kinds of LLMError raised by adapters: "bad_request" (400, 413, 422), "too_large".
@@ -98,8 +106,39 @@ class Model(Shown):
         """What tells this model's answers from another's: provider, endpoint, model."""
         return {"provider": self.provider, "endpoint": self.endpoint, "model": self.name}
 
+    def machine(self) -> str | None:
+        """Name of the machine that loads one model at a time and runs this one.
+
+        Models of one such machine are asked one after another. None: beside each other.
+        """
+        return None
+
     def missing_key(self) -> str | None:
         """What is missing before a call can be made ("OPENAI_API_KEY"), or None."""
+        return None
+
+    async def prepare(self) -> None:
+        """Learn what `identity` needs from outside; a run awaits it before it makes memo keys.
+
+        Raises nothing: what cannot be learnt stays as last known. Displays never call it.
+        """
+
+    async def list_models(self, *, timeout_s: float = 10.0) -> Listing | None:
+        """The models that the server has, this one perhaps among them; None: it keeps no list.
+
+        Raises
+        ------
+        LLMError
+            If the server cannot be reached, refuses the key, or answers no list.
+        """
+        return None
+
+    def dropped_parameters(self, request: Request) -> list[str]:
+        """Parameters that are set in the request but that this model does not accept."""
+        return []
+
+    def schema_way(self, schema: Mapping[str, Any]) -> str | None:
+        """How the next request sends this schema, one of `ladder.WAYS`; None: by its own means."""
         return None
 
     async def complete(self, request: Request) -> Response:
@@ -138,6 +177,23 @@ class Model(Shown):
             response_format=response_format,
         )
         return answer
+
+    def probe(self, *, ask: bool = True) -> Probe:
+        """Whether this model can be used, and how fast it is; asks one tiny question.
+
+        The question has about 30 tokens and an answer of at most 64. `probe(ask=False)` asks
+        none and tells what the question would cost at most; it looks at the server's list of
+        models, which costs nothing.
+
+        Returns
+        -------
+        Probe
+            What was found out, shown as a card; failures are in it, not raised.
+        """
+        from datafast_nb.engine.loop import spawn  # upward: needs the loop thread
+        from datafast_nb.models.probe import probe_model
+
+        return spawn(probe_model(self, ask=ask)).result()
 
     def with_(self: Self, **changes: Any) -> Self:
         """A copy with other settings: `model.with_(max_in_flight=4)`."""

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _STRUCTURES = {
     "json_schema": "the schema goes along with the request",
     "prompt": "the schema is written under the prompt",
+    "tool": "the schema is the input of a tool",
+    "json_mode": "the schema is written under the prompt, with JSON mode",
+    "auto": "the best way that the server takes",
 }
 
 # What a card tells of a model's own settings. Others may hold a key, and are not shown.
@@ -39,6 +42,10 @@ _SETTINGS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("parallel", "in flight", lambda n: f"at most {formats.plural(n, 'call')} at a time"),
     ("timeout_s", "deadline", lambda s: f"{formats.seconds(s)} an attempt"),
     ("latency_s", "latency", lambda s: formats.seconds(s) if s else ""),
+    ("num_ctx", "context", lambda n: f"{n:,} tokens, prompt and answer together"),
+    ("think", "thinking", lambda how: {True: "on", False: "off"}.get(how, str(how))),
+    ("keep_alive", "in memory", lambda t: f"{t} after a call"),
+    ("api", "API", lambda name: {"responses": "responses"}.get(name, "")),
     ("n_ctx", "context", lambda n: f"{n:,} tokens, prompt and answer together"),
     ("threads", "threads", lambda n: f"{n:,}"),
     ("structured", "JSON", lambda word: _STRUCTURES.get(word, "")),

@@ -4,121 +4,101 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
-from datafast_nb.errors import LLMError
 from datafast_nb.models.base import Finish, Request, Response, Usage
-from datafast_nb.models.wire import (
-    Secret,
-    WireReply,
-    decode_json,
-    encode_json,
-    error_code,
-    quote,
-    status_error,
-)
+from datafast_nb.models.capabilities import capabilities, dropped
+from datafast_nb.models.verdicts import Dialect, Found, read_reply
+from datafast_nb.models.wire import Secret, WireReply, encode_json, error_code, raw_json
 
-Structured = Literal["json_schema", "prompt"]
+Structured = Literal["auto", "json_schema", "tool", "json_mode", "prompt"]
 
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a model accepts."""
-
-    takes_sampling: bool = True
-    """`temperature` and `top_p`; others than the default are an error where it is False."""
-    max_tokens_name: str = "max_tokens"
-
-
-_REASONING = Capabilities(takes_sampling=False, max_tokens_name="max_completion_tokens")
-# As of 2026-11, platform.openai.com/docs/guides/reasoning and the pages of the models.
-# The first pattern that fits the start of the name counts.
-_CAPABILITIES: tuple[tuple[str, Capabilities], ...] = (
-    (r"gpt-5[\w.]*-chat", Capabilities(max_tokens_name="max_completion_tokens")),
-    (r"gpt-5", _REASONING),
-    (r"o[134](-|$)", _REASONING),
-    (r"codex-mini", _REASONING),
-)
-
+TOOL_NAME = "answer"
+TOOL_WORDS = "Gives the answer in the form that is wanted."
 _FINISH: dict[str, Finish] = {
     "stop": "stop",
     "eos": "stop",
+    "tool_calls": "stop",
+    "function_call": "stop",
     "length": "length",
     "max_tokens": "length",
-    "content_filter": "refused",
+    "content_filter": "filtered",
 }
 
 
-@lru_cache(maxsize=64)
-def capabilities(name: str) -> Capabilities:
-    """What the model of that name accepts; "openai/…" and "ft:…" are looked through."""
-    short = name.removeprefix("openai/").removeprefix("ft:")
-    for pattern, found in _CAPABILITIES:
-        if re.match(pattern, short):
-            return found
-    return Capabilities()
+def request_body(name: str, request: Request, *, structured: str) -> dict[str, Any]:
+    """Body of the chat completions call; what the model does not accept is left out.
 
-
-def request_body(name: str, request: Request, *, structured: Structured) -> dict[str, Any]:
-    """Body of the chat completions call; what the model does not accept is left out."""
+    Parameters
+    ----------
+    structured
+        How a schema is sent: "json_schema", "tool", "json_mode" or "prompt".
+    """
     messages: list[dict[str, Any]] = [dict(message) for message in request.messages]
     able = capabilities(name)
     body: dict[str, Any] = {"model": name, "messages": messages}
-    dropped = dropped_parameters(name, request)
-    if request.temperature is not None and "temperature" not in dropped:
+    left_out = dropped(able, request)
+    if request.temperature is not None and "temperature" not in left_out:
         body["temperature"] = request.temperature
-    if request.top_p is not None and "top_p" not in dropped:
+    if request.top_p is not None and "top_p" not in left_out:
         body["top_p"] = request.top_p
     if request.max_tokens is not None:
         body[able.max_tokens_name] = request.max_tokens
     if request.schema is not None:
         if structured == "json_schema":
             body["response_format"] = response_format(request.schema)
-        elif messages:
-            schema = encode_json(request.schema).decode()
-            messages[-1]["content"] += (
-                "\n\nAnswer with one JSON object that fits this JSON schema, "
-                f"and with nothing else:\n{schema}"
-            )
+        elif structured == "tool":
+            function = {
+                "name": TOOL_NAME,
+                "description": TOOL_WORDS,
+                "parameters": dict(request.schema),
+            }
+            body["tools"] = [{"type": "function", "function": function}]
+            body["tool_choice"] = {"type": "function", "function": {"name": TOOL_NAME}}
+        else:
+            if structured == "json_mode":
+                body["response_format"] = {"type": "json_object"}
+            if messages:
+                messages[-1]["content"] += schema_words(request.schema)
     body.update(request.extra)
     return body
 
 
-def dropped_parameters(name: str, request: Request) -> list[str]:
-    """Names of the parameters that are set in the request but not sent to this model."""
-    if capabilities(name).takes_sampling or request.extra.get("reasoning_effort") == "none":
-        return []
-    given = {"temperature": request.temperature, "top_p": request.top_p}
-    return [parameter for parameter, value in given.items() if value is not None]
+def schema_words(schema: Mapping[str, Any]) -> str:
+    """The schema as the end of a prompt, for servers that know no schemas."""
+    return (
+        "\n\nAnswer with one JSON object that fits this JSON schema, "
+        f"and with nothing else:\n{encode_json(schema).decode()}"
+    )
 
 
 def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The `response_format` for a schema, in strict mode where the schema allows it."""
+    return {"type": "json_schema", "json_schema": named_schema(schema)}
+
+
+def named_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with its name, in strict mode where it allows it."""
     title = re.sub(r"[^\w-]", "_", str(schema.get("title") or "answer"), flags=re.ASCII)[:64]
-    is_strict = not _has_free_keys(schema)
+    is_strict = not has_free_keys(schema)
     return {
-        "type": "json_schema",
-        "json_schema": {
-            "name": title,
-            "strict": is_strict,
-            "schema": strict_schema(schema) if is_strict else dict(schema),
-        },
+        "name": title,
+        "strict": is_strict,
+        "schema": strict_schema(schema) if is_strict else dict(schema),
     }
 
 
-def _has_free_keys(node: Any) -> bool:
+def has_free_keys(node: Any) -> bool:
     """Whether some object may have keys of the model's choice, which strict mode refuses."""
     if isinstance(node, list):
-        return any(_has_free_keys(item) for item in node)
+        return any(has_free_keys(item) for item in node)
     if not isinstance(node, Mapping):
         return False
     if node.get("type") == "object" and (
         not node.get("properties") or node.get("additionalProperties") not in (None, False)
     ):
         return True
-    return any(_has_free_keys(value) for value in node.values())
+    return any(has_free_keys(value) for value in node.values())
 
 
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,6 +139,55 @@ def _strict(node: Any, root: Mapping[str, Any], inlined: frozenset[str]) -> Any:
     return new
 
 
+def _find(data: Mapping[str, Any], body: bytes) -> Found | None:
+    choice = _first_choice(data)
+    if choice is None:
+        return None
+    message = choice["message"]
+    text = _content(message.get("content"))
+    called = _tool_input(message.get("tool_calls"), body)
+    refusal = message.get("refusal")
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    return Found(
+        text if called is None else called,
+        ending=choice.get("finish_reason"),
+        refusal=refusal if isinstance(refusal, str) else "",
+        has_thoughts=bool(thoughts),
+        usage=_usage(data.get("usage")),
+    )
+
+
+def _first_choice(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    choices = data.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    has_message = isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+    return choice if has_message else None
+
+
+def _status_within(data: Mapping[str, Any], body: bytes) -> int | None:
+    # OpenRouter sends the failures of the provider behind it with status 200.
+    error = data.get("error")
+    if not isinstance(error, dict) or _first_choice(data) is not None:
+        return None
+    status = error.get("code")
+    return status if isinstance(status, int) and 400 <= status < 600 else None
+
+
+def is_filter(reply: WireReply) -> bool:
+    """Azure's content filter answers 400."""
+    return error_code(reply.body) in ("content_filter", "content_policy_violation")
+
+
+DIALECT = Dialect(
+    title="OpenAI's chat completions",
+    holds="choices",
+    endings=_FINISH,
+    find=_find,
+    status_within=_status_within,
+    is_filter=is_filter,
+)
+
+
 def parse_reply(
     reply: WireReply,
     *,
@@ -167,54 +196,8 @@ def parse_reply(
     key_name: str = "",
     secret: Secret | None = None,
 ) -> Response:
-    """The response in a reply that arrived whole.
-
-    Raises
-    ------
-    LLMError
-        If the status or the body is an error. A refusal and a cut are responses.
-    """
-    who = {"model": model, "place": place, "key_name": key_name}
-    if reply.status >= 400:
-        return _parse_failure(reply, who, secret)
-    data = decode_json(reply, model=model, secret=secret)
-    choices = data.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
-        # OpenRouter sends the failures of the provider behind it with status 200.
-        error = data.get("error")
-        status = error.get("code") if isinstance(error, dict) else None
-        if isinstance(status, int) and 400 <= status < 600:
-            return _parse_failure(WireReply(status, reply.headers, reply.body), who, secret)
-        raise LLMError(
-            f"model {model!r}: the reply of {place} holds no choices: "
-            f"{quote(reply.body, secret)}. Does it speak OpenAI's chat completions?",
-            kind="bad_reply",
-            model=model,
-            status=reply.status,
-        )
-    text = _content(message.get("content"))
-    reason = choice.get("finish_reason")
-    finish: Finish = "stop" if reason is None else _FINISH.get(str(reason), "other")
-    refusal = message.get("refusal")
-    if isinstance(refusal, str) and refusal:
-        text, finish = text or refusal, "refused"
-    served = data.get("model")
-    return Response(
-        text,
-        finish=finish,
-        usage=_usage(data.get("usage")),
-        model=served if isinstance(served, str) else None,
-    )
-
-
-def _parse_failure(reply: WireReply, who: Mapping[str, str], secret: Secret | None) -> Response:
-    """Raise what the status stands for; Azure's content filter answers 400 and is a refusal."""
-    code = error_code(reply.body)
-    if code in ("content_filter", "content_policy_violation"):
-        return Response(quote(reply.body, secret), finish="refused")
-    raise status_error(reply, **who, secret=secret)
+    """The response in a reply that arrived whole. Raises LLMError; see `read_reply`."""
+    return read_reply(reply, DIALECT, model=model, place=place, key_name=key_name, secret=secret)
 
 
 def _content(content: Any) -> str:
@@ -226,13 +209,33 @@ def _content(content: Any) -> str:
     return ""
 
 
+def _tool_input(calls: Any, body: bytes) -> str | None:
+    """What our tool was given, as the model wrote it; None where it was not called."""
+    for i, call in enumerate(calls if isinstance(calls, list) else ()):
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and function.get("name") == TOOL_NAME:
+            given = function.get("arguments")
+            if isinstance(given, str):
+                return given
+            # Some servers give the object itself.
+            place = ("choices", 0, "message", "tool_calls", i, "function", "arguments")
+            return raw_json(body, *place) if given else "{}"
+    return None
+
+
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     details = usage.get("prompt_tokens_details")
-    counts = (
-        usage.get("prompt_tokens"),
-        usage.get("completion_tokens"),
-        details.get("cached_tokens") if isinstance(details, dict) else 0,
+    out = usage.get("completion_tokens_details")
+    return Usage(
+        count(usage.get("prompt_tokens")),
+        count(usage.get("completion_tokens")),
+        count(details.get("cached_tokens")) if isinstance(details, dict) else 0,
+        count(out.get("reasoning_tokens")) if isinstance(out, dict) else 0,
     )
-    return Usage(*(n if isinstance(n, int) and n >= 0 else 0 for n in counts))
+
+
+def count(value: Any) -> int:
+    """A number of tokens as a provider counted them; 0 where it is none."""
+    return value if isinstance(value, int) and value >= 0 else 0

@@ -62,6 +62,8 @@ class LocalModel(Model):
     """
 
     provider = "local"
+    timeout_s = 600.0
+    """A thousand tokens on a slow processor take minutes."""
 
     def __init__(
         self,
@@ -91,6 +93,10 @@ class LocalModel(Model):
         """Provider, hash of the weights, model. Reads a file of the user's own once."""
         endpoint = self.endpoint if self.path is None else f"sha256:{_sha256(self.path)}"
         return {"provider": self.provider, "endpoint": endpoint, "model": self.name}
+
+    def machine(self) -> str:
+        """All models that run in this process take turns: they share its processors."""
+        return "this process"
 
     async def complete(self, request: Request) -> Response:
         """Ask once, on a thread. Raises LLMError."""

@@ -165,6 +165,23 @@ def _names(provider: str) -> tuple[str, ...]:
     return tuple(m.id for p in found for m in p.models)
 
 
+def listed_context(model: Model) -> int | None:
+    """Tokens of prompt and answer together, as genai-prices lists them; None: not known."""
+    provider = _list_provider(model)
+    return None if provider is None else _context(provider, model.name)
+
+
+@lru_cache(maxsize=64)
+def _context(provider: str, name: str) -> int | None:
+    from genai_prices.data_snapshot import get_snapshot
+
+    try:
+        _, found = get_snapshot().find_provider_model(name, None, provider, None)
+    except LookupError:
+        return None
+    return found.context_window
+
+
 def _list_provider(model: Model) -> str | None:
     """The provider's name in the price list; None where nobody lists its prices."""
     address = str(getattr(model, "base_url", None) or model.endpoint)

@@ -19,9 +19,13 @@ _FINISHES: dict[str, Finish] = {
     "stop": "stop",
     "length": "length",
     "refused": "refused",
+    "filtered": "filtered",
     "other": "other",
 }
 _PROMPT_CHARS = 120
+
+_Who = tuple[tuple[str, str], ...]
+"""Items of a model's identity, sorted."""
 
 
 class ReplayModel(Model):
@@ -107,7 +111,7 @@ class ReplayModel(Model):
 
 def _read(path: Path, model: str | None) -> tuple[dict[str, str], dict[str, list[Response]]]:
     """Identity of the chosen model and its draws by key."""
-    found: dict[tuple[str, str, str], dict[str, list[Response]]] = {}
+    found: dict[_Who, dict[str, list[Response]]] = {}
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -117,25 +121,28 @@ def _read(path: Path, model: str | None) -> tuple[dict[str, str], dict[str, list
         raise MemoError(
             f"cannot read the recording {path} ({exc.strerror}); check the path"
         ) from exc
-    names = sorted({name for _, _, name in found})
-    chosen = [who for who in found if model is None or who[2] == model]
+    names = sorted({dict(who)["model"] for who in found})
+    chosen = [who for who in found if model is None or dict(who)["model"] == model]
     if not found:
         raise MemoError(f"{path} holds no answers; write a recording with memo.export(…)")
     if not chosen:
         raise MemoError(f"{path} has no answers of model {model!r}; it has: {', '.join(names)}")
     if len(chosen) > 1:
-        held = ", ".join(f"{name} ({provider} {at or 'default'})" for provider, at, name in chosen)
+        held = ", ".join(_shown(dict(who)) for who in chosen)
         raise MemoError(
             f"{path} holds answers of {len(chosen)} models: {held}. Choose one with model=…, "
             "or export them into files of their own"
         )
-    provider, endpoint, name = chosen[0]
-    return {"provider": provider, "endpoint": endpoint, "model": name}, found[chosen[0]]
+    return dict(chosen[0]), found[chosen[0]]
 
 
-def _take(
-    line: bytes, place: str, found: dict[tuple[str, str, str], dict[str, list[Response]]]
-) -> None:
+def _shown(who: Mapping[str, str]) -> str:
+    rest = [f"{k} {v}" for k, v in who.items() if k not in ("provider", "endpoint", "model")]
+    told = " ".join([who["provider"], who["endpoint"] or "default", *rest])
+    return f"{who['model']} ({told})"
+
+
+def _take(line: bytes, place: str, found: dict[_Who, dict[str, list[Response]]]) -> None:
     try:
         entry = orjson.loads(line)
     except ValueError as exc:
@@ -145,11 +152,13 @@ def _take(
         return
     try:
         who = entry["identity"]
-        identity = (str(who["provider"]), str(who["endpoint"]), str(who["model"]))
+        if not {"provider", "endpoint", "model"} <= who.keys():
+            raise KeyError("identity")
+        identity = tuple(sorted((str(k), str(v)) for k, v in who.items()))
         reply = _latest(entry["replies"])
         response = None if reply is None else _response(reply)
         draws = found.setdefault(identity, {}).setdefault(str(entry["key"]), [])
-    except (KeyError, TypeError) as exc:
+    except (KeyError, TypeError, AttributeError) as exc:
         raise MemoError(
             f"{place} is no answer of a memo export ({exc}); export the memo again"
         ) from exc

@@ -38,9 +38,9 @@ class Transport:
         return self._loop is None or self._loop is asyncio.get_running_loop()
 
     async def post(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float
+        self, url: str, *, headers: Mapping[str, str], body: bytes | None, timeout_s: float
     ) -> WireReply:
-        """Send one POST and read the whole reply.
+        """Send one POST, or a GET where `body` is None, and read the whole reply.
 
         Redirects are refused, so that key and prompt go to no other host; `timeout_s` is the
         deadline for the whole attempt, also where the reply drips.
@@ -52,13 +52,24 @@ class Transport:
             `options.max_reply_bytes` after decompression); "bad_reply" (no HTTP, or a broken
             encoding); "bad_request" (redirect, impossible address).
         """
+        made = await self._exchange(url, headers, body, timeout_s)
+        if isinstance(made, LLMError):
+            # Raised out here: the frames below hold headers, which carry the key, or echo it,
+            # and tracebacks can show local variables.
+            raise made.with_traceback(None)
+        return made
+
+    async def _exchange(
+        self, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> WireReply | LLMError:
         import aiohttp
 
         session = self._session or self._open()
         try:
-            response = await session.post(
+            response = await session.request(
+                "GET" if body is None else "POST",
                 _as_url(url),
-                data=body if len(body) < _LARGE_BODY_BYTES else io.BytesIO(body),
+                data=io.BytesIO(body) if body and len(body) >= _LARGE_BODY_BYTES else body,
                 headers=headers,
                 timeout=_timeout(timeout_s),
                 allow_redirects=False,
@@ -66,19 +77,15 @@ class Transport:
             )
             try:
                 if 300 <= response.status < 400:
-                    failure = _redirect_error(url, response.headers.get("location", ""))
-                else:
-                    data = await _read(response, url)
-                    return WireReply(response.status, response.headers, data)
+                    return _redirect_error(url, response.headers.get("location", ""))
+                data = await _read(response, url)
+                return WireReply(response.status, response.headers, data)
             finally:
                 response.release()
         except LLMError as exc:
-            failure = exc
+            return exc
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as exc:
-            failure = _network_error(exc, url, timeout_s)
-        # Raised out here: chained to aiohttp's error it would carry the request's headers, and
-        # with them the key, into every traceback that shows local variables.
-        raise failure.with_traceback(None)
+            return _network_error(exc, url, timeout_s)
 
     def _open(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -123,7 +130,9 @@ async def use_transport() -> AsyncIterator[Transport]:
         await transport.close()
 
 
-async def send(url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float) -> WireReply:
+async def send(
+    url: str, *, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+) -> WireReply:
     """`Transport.post` on the run's session, or on one of its own where there is none."""
     transport = current.get()
     if transport is not None and transport.belongs_here():

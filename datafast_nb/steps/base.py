@@ -334,6 +334,20 @@ class SinkStep(Step):
         """
         raise NotImplementedError
 
+    @property
+    def is_live(self) -> bool:
+        """Finished records are to be seen before the run ends."""
+        return False
+
+    def begin_live(self) -> None:
+        """A run begins in which records come to a live sink one by one. Raises SinkError."""
+
+    def end_live(self) -> None:
+        """No further record comes one by one."""
+
+    def grow(self, records: Sequence[Record]) -> None:
+        """Take records that have come to a live sink; `write` gets them all at the end."""
+
     def check(self) -> None:
         """Raise SinkError where writing cannot succeed (missing folder, not writable), before a run."""
 

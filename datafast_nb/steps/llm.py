@@ -33,6 +33,7 @@ from datafast_nb.steps.prompts import Template
 from datafast_nb.steps.sampling import Sample
 from datafast_nb.store.memo import RequestKeys
 
+DEFAULT_TEMPERATURE = 0.7
 BOOKKEEPING = ("_model", "_prompt_index", "_language", "_temperature", "_output_index")
 LANGUAGE_FIELDS = frozenset({"language", "language_name"})
 OnError = Literal["skip", "raise", "retry"]
@@ -107,7 +108,7 @@ class LLMStep(Step):
         model: Any = None,
         *,
         llm: Any = None,
-        temperature: float | Sequence[float] | None = 0.7,
+        temperature: float | Sequence[float] | None = DEFAULT_TEMPERATURE,
         max_tokens: int | None = 1024,
         top_p: float | None = None,
         num_outputs: int = 1,
@@ -260,6 +261,7 @@ class LLMStep(Step):
         schema = self.spec.schema()
         languages: list[tuple[str, str] | None] = list(self._languages) or [None]
         keys_of: dict[tuple[int, int], RequestKeys] = {}
+        self._identities = [model.identity() for model in self.models]
         books = self.bookkeeping
         axes = (self._templates, self.models, languages, self._temperatures)
         for choice in product(*(range(len(axis)) for axis in axes)):
@@ -268,7 +270,7 @@ class LLMStep(Step):
             language = languages[lang]
             if (m, t) not in keys_of:
                 keys_of[m, t] = RequestKeys(
-                    model.identity(),
+                    self._identities[m],
                     temperature=self._temperatures[t],
                     max_tokens=self.max_tokens,
                     top_p=self.top_p,
@@ -298,6 +300,13 @@ class LLMStep(Step):
                 )
             )
         return out
+
+    def renew_keys(self) -> None:
+        """Make the memo keys anew where a model's identity has changed since they were made."""
+        if "variants" not in vars(self):
+            return
+        if [m.identity() for m in self.models] != self._identities:
+            del self.variants
 
     @cached_property
     def samples(self) -> list[tuple[str, int, Sample]]:

@@ -13,23 +13,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from datafast_nb.errors import RecordError
+from datafast_nb.models.verdicts import REASKABLE, Unusable
 from datafast_nb.records import FLAT_TYPES, MAX_DEPTH, normalise_value
 from datafast_nb.steps.prompts import field_text
+from datafast_nb.store.rows import WithheldText
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-# Verdicts on a reply that arrived and was paid. "usable" is the only good one.
-REASKABLE = frozenset({"empty", "unparsable", "wrong_schema"})
+__all__ = ["REASKABLE", "OutputSpec", "Unusable", "parse_object"]
 
 
-class Unusable(Exception):
-    """A reply cannot be used; `verdict` says how, the text why."""
+class _NoAnswer(ValueError):
+    """JSON that may not be read as an answer, with the verdict on it."""
 
     def __init__(self, verdict: str, reason: str) -> None:
         super().__init__(reason)
         self.verdict = verdict
-        self.reason = reason
 
 
 class OutputSpec:
@@ -100,9 +100,12 @@ class OutputSpec:
         Raises
         ------
         Unusable
-            "empty", "unparsable" or "wrong_schema"; "unreadable" where a validator of the
-            user's model raises something of its own.
+            "empty" or one of `models.verdicts.CORRECTABLE`; "unreadable" where a validator of
+            the user's model raises something of its own. The text of a reply that was refused
+            or cut has its verdict whatever it says.
         """
+        if isinstance(text, WithheldText):
+            raise Unusable(text.verdict, text.reason)
         text = _whole_text(text)
         if self.is_text:
             value = text.strip()
@@ -116,7 +119,7 @@ class OutputSpec:
             return self._check_strings(data)
         brackets = text.count("[") + text.count("{")
         if brackets > MAX_DEPTH and _is_deeper(data, MAX_DEPTH + 1):
-            raise Unusable("wrong_schema", f"nested more than {MAX_DEPTH} levels deep")
+            raise Unusable("too_deep", f"nested more than {MAX_DEPTH} levels deep")
         from pydantic import ValidationError
 
         model = self._pydantic()
@@ -131,7 +134,7 @@ class OutputSpec:
             said = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in first
             )
-            raise Unusable("wrong_schema", said) from exc
+            raise Unusable(_verdict_on(first), said) from exc
         except RecordError as exc:
             raise Unusable("wrong_schema", str(exc)) from exc
         except Exception as exc:  # validators and serializers are the user's code
@@ -159,7 +162,7 @@ class OutputSpec:
                 )
             value = data[name]
             if type(value) is not str:
-                raise Unusable("wrong_schema", f"{name!r} is {_json_type(value)}, not text")
+                raise Unusable("wrong_type", f"{name!r} is {_json_type(value)}, not text")
             values[name] = value
         return values
 
@@ -190,6 +193,14 @@ def _aliased(model: type[BaseModel], names: list[str]) -> type[BaseModel]:
             return {name: plain[f"c{i}"] for i, name in enumerate(names)}
 
     return Answer
+
+
+def _verdict_on(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Of the first errors of pydantic: a missing key counts for more than a type."""
+    kinds = [str(error["type"]) for error in errors]
+    of_type = ("_type", "_parsing", "_from_float", "_parsing_size")
+    is_type = all(kind.endswith(of_type) for kind in kinds)
+    return "wrong_type" if is_type else "wrong_schema"
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -251,19 +262,28 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises
     ------
     Unusable
-        "unparsable" where it is no JSON, "wrong_schema" where it is no object.
+        "unparsable", "duplicate_keys", "not_finite" or "too_deep" where it is no JSON that can
+        be taken as it stands, "wrong_schema" where it is no object.
     """
     body = _unfenced(text)  # no JSON begins with a fence, so this cannot change any
     try:
         data = _loads(body)
+    except _NoAnswer as exc:
+        raise _unusable(exc) from exc
     except ValueError as first:
         try:
             data = _loads(_drop_trailing_commas(body))
+        except _NoAnswer as exc:
+            raise _unusable(exc) from exc
         except ValueError:
             raise Unusable("unparsable", f"the reply is no JSON: {first}") from first
     if not isinstance(data, dict):
         raise Unusable("wrong_schema", f"the reply is {_json_type(data)}, not an object")
     return data
+
+
+def _unusable(found: _NoAnswer) -> Unusable:
+    return Unusable(found.verdict, f"the reply is no sound JSON: {found}")
 
 
 def _unfenced(text: str) -> str:
@@ -283,7 +303,7 @@ def _loads(text: str) -> Any:
         )
         return _whole_texts(data) if "\\u" in text else data
     except RecursionError as exc:
-        raise ValueError("nested too deeply") from exc
+        raise _NoAnswer("too_deep", "nested too deeply") from exc
 
 
 def _whole_texts(value: Any) -> Any:
@@ -310,19 +330,19 @@ def _whole_text(text: str) -> str:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise ValueError("a key occurs twice")
+        raise _NoAnswer("duplicate_keys", "a key occurs twice")
     return data
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise ValueError(f"{digits:.20} is too large a number")
+        raise _NoAnswer("not_finite", f"{digits:.20} is too large a number")
     return number
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise _NoAnswer("not_finite", f"{name} is no JSON number")
 
 
 def _drop_trailing_commas(text: str) -> str:
@@ -364,13 +384,3 @@ def _json_type(value: Any) -> str:
 
 def _keys(data: Mapping[str, Any]) -> str:
     return ", ".join(map(repr, list(data)[:8])) or "none"
-
-
-def verdict_of_finish(finish: str, max_tokens: int | None) -> Unusable | None:
-    """Why a reply is unusable whatever its text says, by the way it ended."""
-    if finish == "length":
-        bound = f" of {max_tokens}" if max_tokens else ""
-        return Unusable("cut", f"the reply was cut at max_tokens{bound}; raise max_tokens")
-    if finish == "refused":
-        return Unusable("refused", "the model or its content filter refused")
-    return None

@@ -64,8 +64,6 @@ class Template:
             If a value cannot be written as text (bytes, half a surrogate pair).
         """
         names = self._names
-        if not names:
-            return self._literals[0]
         literals = self._literals
         parts = [literals[0]]
         for i, name in enumerate(names, start=1):

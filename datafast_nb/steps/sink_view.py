@@ -8,7 +8,9 @@ from datafast_nb.display import formats
 from datafast_nb.display.views import Block, Fact, Facts, Line, Mark, Paragraph
 from datafast_nb.errors import SinkError
 from datafast_nb.steps.base import SinkStep
-from datafast_nb.steps.sinks import CsvSink, FileSink, JsonlSink, ListSink, ParquetSink
+from datafast_nb.steps.filesink import FileSink
+from datafast_nb.steps.jsonl import JsonlSink
+from datafast_nb.steps.sinks import CsvSink, ListSink, ParquetSink
 from datafast_nb.steps.source_view import local_text
 
 _FORMATS = {

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import datetime as dt
-import errno
 import io
-import json
 import math
 import os
-import stat
 from collections.abc import Callable, Sequence
-from decimal import Decimal
-from typing import IO, Any, BinaryIO, NoReturn
-
-import orjson
+from typing import IO, Any, BinaryIO
 
 from datafast_nb.errors import SinkError
-from datafast_nb.options import shown_path
-from datafast_nb.records import FLAT_TYPES, Record, column_names, copy_record
+from datafast_nb.records import FLAT_TYPES, Record, copy_record
 from datafast_nb.steps.base import SinkStep
-from datafast_nb.store.files import atomic_write, open_binary, packed, partial_path
+from datafast_nb.steps.filesink import FileSink, refuse, refuse_value
+from datafast_nb.steps.jsonl import JsonlSink, json_text, json_value
+from datafast_nb.store.files import packed
 
 # A spreadsheet runs a cell that starts so. The last four are full-width forms of the first.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_CHUNK = 1_000
 
 
 class ListSink(SinkStep):
@@ -50,155 +43,6 @@ class ListSink(SinkStep):
     def describe(self) -> str:
         """What it collects into."""
         return "list"
-
-
-class FileSink(SinkStep):
-    """A sink that writes one file, atomically; subclasses know its format.
-
-    Relative paths are looked up when the file is written. The folder must exist.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], columns: Sequence[str] | None) -> None:
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"{type(self).__name__} takes a path, not {type(path).__name__}")
-        self.file = os.fspath(path)
-        if not os.path.basename(self.file):
-            raise ValueError(f"{self.file!r} names no file; add a file name")
-        self.columns = None if columns is None else _columns(columns)
-
-    def path(self) -> str:
-        """File that is written, absolute."""
-        return os.path.abspath(os.path.expanduser(self.file))
-
-    def check(self) -> None:
-        """Raise SinkError for a missing or unwritable folder, or a path that is no plain file."""
-        path = self.path()
-        folder = os.path.dirname(os.path.realpath(path))
-        if not os.path.exists(folder):
-            _refuse(
-                path, f"the folder {folder} does not exist", f"create it: os.makedirs({folder!r})"
-            )
-        if not os.path.isdir(folder):
-            _refuse(path, f"{folder} is a file, not a folder", "choose another path")
-        if os.path.isdir(path):
-            _refuse(path, "it is a folder", "add a file name")
-        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            _refuse(path, "it is a device or pipe, not a plain file", "choose another path")
-        if os.path.exists(path) and not os.access(path, os.W_OK):
-            _refuse(path, "the file is read-only", "choose another path or change its mode")
-        if not os.access(folder, os.W_OK | os.X_OK):
-            _refuse(path, f"the folder {folder} is not writable", "choose another path")
-
-    def write(self, records: Sequence[Record], *, suffix: str = "") -> str:
-        """Write all records, all or nothing; returns the absolute path of the file."""
-        self.check()
-        path = partial_path(self.path(), suffix)
-        names = self._names(records)
-        try:
-            atomic_write(path, lambda file: self._fill(file, records, names, bool(suffix)))
-        except OSError as exc:
-            reason = exc.strerror or str(exc)
-            remedy = _REMEDIES.get(exc.errno or 0, "choose another path, or free space there")
-            try:
-                _refuse(path, reason, f"the former file, if any, stands untouched; {remedy}")
-            except SinkError as error:
-                raise error from exc
-        return path
-
-    def describe(self) -> str:
-        """Path, relative inside the project."""
-        return shown_path(self.file)
-
-    def _names(self, records: Sequence[Record]) -> list[str]:
-        """Columns to write, in order."""
-        found = column_names(records) if self.columns is None or records else []
-        if self.columns is None:
-            return found
-        missing = [name for name in self.columns if name not in found] if records else []
-        if missing:
-            from difflib import get_close_matches
-
-            near = get_close_matches(missing[0], found, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise SinkError(
-                f"{self.path()}: columns= names {missing[0]!r}, which no record has. "
-                f"Columns here: {', '.join(found)}.{hint}"
-            )
-        return self.columns
-
-    def _fill(
-        self, file: BinaryIO, records: Sequence[Record], names: list[str], partial: bool
-    ) -> None:
-        raise NotImplementedError
-
-
-class JsonlSink(FileSink):
-    """JSON Lines: UTF-8, one object per line, keys in the record's order.
-
-    Dates and times are written as ISO text, Decimal as its text, bytes as base64 text, NaN and
-    infinite numbers as null; integers of any size as they are.
-
-    Parameters
-    ----------
-    path
-        File to write; a name that ends in ".gz" is compressed.
-    append
-        Keep what the file holds and write after it, still all or nothing. A partial file holds
-        the records of its run alone.
-    columns
-        Columns to write, in this order, null where a record has none; None: all of each record.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        append: bool = False,
-        columns: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(path, columns)
-        self.append = bool(append)
-
-    def _fill(
-        self, file: BinaryIO, records: Sequence[Record], names: list[str], partial: bool
-    ) -> None:
-        with packed(file, self.file) as out:
-            if self.append and not partial:
-                self._copy_former(out)
-            for start in range(0, len(records), _CHUNK):
-                lines = []
-                for i, record in enumerate(records[start : start + _CHUNK], start):
-                    if self.columns is not None:
-                        record = {name: record.get(name) for name in names}
-                    try:
-                        lines.append(orjson.dumps(record, default=_json_value, option=_LINE))
-                    except TypeError:
-                        lines.append(self._slow_line(record, i))
-                out.write(b"".join(lines))
-
-    def _slow_line(self, record: Record, index: int) -> bytes:
-        """What orjson refuses: integers over 64 bits; and the errors, with their place."""
-        parts = []
-        for name, value in record.items():
-            try:
-                if not isinstance(name, str):
-                    raise TypeError("column names are strings")
-                pair = _json_text({name: value})
-                parts.append(pair[1:-1].encode())
-            except (TypeError, ValueError) as exc:
-                _refuse_value(self.path(), index, name, exc)
-        return b"{" + b",".join(parts) + b"}\n"
-
-    def _copy_former(self, out: IO[bytes]) -> None:
-        path = self.path()
-        if not os.path.exists(path):
-            return
-        last = b"\n"
-        with open_binary(path) as former:
-            while piece := former.read(1 << 20):
-                out.write(piece)
-                last = piece[-1:]
-        if last != b"\n":
-            out.write(b"\n")
 
 
 class CsvSink(FileSink):
@@ -267,7 +111,7 @@ class CsvSink(FileSink):
                     writer.writerow(row)
                 except (UnicodeEncodeError, csv.Error, ValueError) as exc:
                     name = next((n for n, v in row.items() if not _is_text(v)), ", ".join(names))
-                    _refuse_value(self.path(), i, name, exc)
+                    refuse_value(self.path(), i, name, exc)
         self._formula_cells[0] = risky
 
 
@@ -296,11 +140,11 @@ class ParquetSink(FileSink):
                 arrays.append(pa.array(values))
             except (pa.ArrowException, OverflowError, UnicodeError, TypeError) as exc:
                 index = next((i for i, v in enumerate(values) if not _fits(pa, v)), None)
-                _refuse_value(self.path(), index, name, exc)
+                refuse_value(self.path(), index, name, exc)
         try:
             pq.write_table(pa.table(arrays, names=names), file)
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as exc:
-            _refuse(self.path(), str(exc), "write empty dicts as text, or use Sink.jsonl")
+            refuse(self.path(), str(exc), "write empty dicts as text, or use Sink.jsonl")
 
 
 class Sink:
@@ -316,9 +160,10 @@ class Sink:
         path: str | os.PathLike[str],
         append: bool = False,
         columns: Sequence[str] | None = None,
+        live: bool = False,
     ) -> JsonlSink:
         """Write JSON Lines; see `JsonlSink`."""
-        return JsonlSink(path, append, columns)
+        return JsonlSink(path, append, columns, live)
 
     @staticmethod
     def csv(
@@ -336,17 +181,6 @@ class Sink:
         return ParquetSink(path, columns)
 
 
-_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATETIME
-_REMEDIES = {
-    errno.ENOSPC: "free space on the disk, or choose another path",
-    errno.EDQUOT: "free space in your quota, or choose another path",
-    errno.EFBIG: "raise the limit on file sizes, or choose another path",
-    errno.EROFS: "the disk is read-only, choose another path",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
-
-
 class _Lines:
     """What `csv.writer` writes to: rows as UTF-8 with another line end."""
 
@@ -359,39 +193,6 @@ class _Lines:
         return len(row)
 
 
-def _json_value(value: Any) -> Any:
-    if isinstance(value, (dt.datetime, dt.date, dt.time)):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
-
-
-def _json_text(value: Any) -> str:
-    return json.dumps(
-        _finite(value),
-        default=_json_value,
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
-    )
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinity, as orjson writes them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError("keys of a dict are strings")
-        return {key: _finite(v) for key, v in value.items()}
-    return value
-
-
 def _cell(value: Any) -> Any:
     """A value for `csv.writer`: text and numbers stay, the rest becomes text."""
     kind = type(value)
@@ -400,8 +201,8 @@ def _cell(value: Any) -> Any:
     if value is None or (kind is float and math.isnan(value)):
         return ""
     if kind is list or kind is dict:
-        return _json_text(value)
-    return value if kind is float else _json_value(value)
+        return json_text(value)
+    return value if kind is float else json_value(value)
 
 
 def _is_text(value: Any) -> bool:
@@ -424,7 +225,7 @@ def _type_name(value: Any) -> str:
 
 def _check_some_column(path: str, records: Sequence[Record], names: list[str]) -> None:
     if records and not names:
-        _refuse(path, f"its {len(records):,} records have no columns", "use Sink.jsonl for such")
+        refuse(path, f"its {len(records):,} records have no columns", "use Sink.jsonl for such")
 
 
 def _check_one_type(path: str, column: str, values: list[Any]) -> None:
@@ -459,29 +260,3 @@ def _fits(pa: Any, value: Any) -> bool:
     except (pa.ArrowException, OverflowError, UnicodeError, TypeError):
         return False
     return True
-
-
-def _columns(columns: Any) -> list[str]:
-    if isinstance(columns, str) or not isinstance(columns, Sequence):
-        raise TypeError(f"columns= is a list of column names, not {columns!r}")
-    for name in columns:
-        if not isinstance(name, str):
-            raise TypeError(f"columns= is a list of column names; {name!r} is none")
-    if not columns or len(set(columns)) < len(columns):
-        raise ValueError(f"columns= names every column to write once, not {list(columns)!r}")
-    return list(columns)
-
-
-def _refuse(path: str, reason: str, remedy: str) -> NoReturn:
-    raise SinkError(f"{path} cannot be written: {reason}; {remedy}")
-
-
-def _refuse_value(path: str, index: int | None, column: str, exc: Exception) -> NoReturn:
-    place = "" if index is None else "the header, " if index < 0 else f"record {index}, "
-    reason = str(exc)
-    if isinstance(exc, UnicodeEncodeError):
-        reason = "it holds half of a surrogate pair (such as '\\ud83d'), which is no text"
-    raise SinkError(
-        f"{path}: {place}column {column!r} cannot be written: {reason}. "
-        "Mend it in a Map before the sink; the former file, if any, stands untouched"
-    ) from exc

@@ -321,7 +321,8 @@ class FileSource(SourceStep):
             tables = {k: v for k, v in found.items() if k in _TABLE_KEYS and isinstance(v, list)}
             if len(tables) != 1:
                 raise SourceError(
-                    f"{self._path()} holds one object with the keys {', '.join(found) or '(none)'}, "
+                    f"{self._path()} holds one object with the keys "
+                    f"{formats.some_names(list(found)) or '(none)'}, "
                     'not an array of objects; if it is one record, write format="jsonl" and keep '
                     "it on one line"
                 )

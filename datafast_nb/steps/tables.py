@@ -11,7 +11,7 @@ from typing import Any
 
 from datafast_nb.display.views import Fact
 from datafast_nb.errors import RecordError, SourceError
-from datafast_nb.records import Record, canonical_json, column_names
+from datafast_nb.records import Record, canonical_json, column_names, normalise_records
 from datafast_nb.steps.base import SourceStep
 
 _SERIAL = count(1)
@@ -123,6 +123,7 @@ class FrameSource(SourceStep):
         # A snapshot that costs nothing: pandas 3 copies when either frame is written to.
         self._frame = frame.copy(deep=False)
         self._serial = next(_SERIAL)
+        self._content: str | None = None
 
     def read(self, chunk: int) -> Iterator[Sequence[Record]]:
         """Rows as dicts of plain values, in pieces of at most `chunk`."""
@@ -146,6 +147,19 @@ class FrameSource(SourceStep):
         """Name row `index` for errors, by its label where the index is not 0, 1, 2, …."""
         label = self._frame.index[index]
         return f"DataFrame row {index}" + ("" if label == index else f" (index {label!r})")
+
+    def content(self) -> str:
+        """Hash of the rows, made once; the frame is a snapshot."""
+        if self._content is None:
+            digest = blake2b(digest_size=12)
+            try:
+                for rows in self.read(4_096):
+                    records, _ = normalise_records(rows, where=self.place, from_frame=True)
+                    digest.update(canonical_json(records))
+                self._content = digest.hexdigest()
+            except (TypeError, RecordError):  # values that a run refuses
+                self._content = self.version()
+        return self._content
 
     def version(self) -> str:
         """Differs for every frame given to Source.dataframe in this process."""

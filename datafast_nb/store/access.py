@@ -83,6 +83,11 @@ class Access:
             with side.lock:
                 side.drop()
 
+    def open_writer(self) -> None:
+        """Open what writing needs, before requests take up the files that the process may open."""
+        with self._writer.lock, contextlib.suppress(*database.ERRORS):  # told when it is written to
+            self._use(self._writer)
+
     def read(self, work: Work[T], default: T) -> T:
         """Run `work` on the reading connection; `default` where the database is out of reach.
 
@@ -105,7 +110,7 @@ class Access:
                     if self.read_only:
                         self._got_lock()  # no writer is there to notice it
                     return found
-                except sqlite3.Error as exc:
+                except database.ERRORS as exc:
                     seen = self._reader.seen
                     self._reader.drop()
                     if database.failure(exc) == "busy":
@@ -154,7 +159,7 @@ class Access:
                     result = work(con)
                     con.execute("COMMIT")
                     return (result,)
-                except sqlite3.Error as exc:
+                except database.ERRORS as exc:
                     seen = self._writer.seen
                     self._writer.drop()
                     if database.failure(exc) == "full":
@@ -241,7 +246,7 @@ class Access:
         )
         return False
 
-    def mend(self, exc: sqlite3.Error, seen: tuple[int, int] | None) -> bool:
+    def mend(self, exc: sqlite3.Error | UnicodeDecodeError, seen: tuple[int, int] | None) -> bool:
         """React to an error of the database file `seen`; says whether another try makes sense."""
         kind = database.failure(exc)
         if kind in ("moved", "busy"):
@@ -259,7 +264,7 @@ class Access:
             return False
         try:
             message = database.repair(self.directory, seen, self._wait_s())
-        except (OSError, sqlite3.Error, MemoError) as error:
+        except (OSError, *database.ERRORS, MemoError) as error:
             self._give_up(f"{exc}; the repair failed: {error}")
             return False
         if message:

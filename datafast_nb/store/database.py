@@ -50,6 +50,9 @@ INSERT = (
 )
 """Parameters: name, Unix time, sealed value. Keeps the place of a row that exists."""
 
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged file raises; the second where SQLite's message quotes bytes that are no UTF-8."""
+
 _SALVAGE_S = 60.0
 _REPAIRED = "cache.repaired.db"
 
@@ -74,8 +77,10 @@ _EXTENDED: dict[int, Failure] = {
 }
 
 
-def failure(exc: sqlite3.Error) -> Failure:
+def failure(exc: sqlite3.Error | UnicodeDecodeError) -> Failure:
     """What an error of SQLite means to the memo."""
+    if isinstance(exc, UnicodeDecodeError):
+        return "damaged"
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:  # raised by the Python module: text that is no UTF-8
         return "damaged" if isinstance(exc, sqlite3.DatabaseError) else "other"
@@ -185,7 +190,7 @@ def prepare_folder(directory: Path) -> None:
         If there is a file in its place, or it cannot be made or written to.
     """
     parent = directory.parent
-    made = [folder for folder in (parent, directory) if not folder.exists()]
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.mkdir(exist_ok=True, mode=0o700)
@@ -194,6 +199,8 @@ def prepare_folder(directory: Path) -> None:
             f"the memo cannot be kept in {directory}: {exc.strerror or exc}. Choose a folder "
             "you can write to with options.home or the variable DATAFAST_NB_HOME"
         ) from exc
+    for folder in reversed(made):
+        sync(folder.parent)  # else a power cut could take the folder, with all that is synced in it
     if not os.access(directory, os.W_OK | os.X_OK):
         raise MemoError(
             f"the memo folder {directory} is read-only. Choose another with options.home or the "
@@ -336,7 +343,7 @@ def repair(directory: Path, seen: tuple[int, int] | None, wait_s: float) -> str 
                 # Keeps other writers out until the new file stands; they look at which
                 # file they have after they got the lock.
                 con.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error:
+            except ERRORS:
                 pass
             n_rows = _build(directory, directory / _REPAIRED, _salvage(path, directory))
             aside = _free_name(directory, "db")
@@ -377,7 +384,7 @@ def _read_good_rows(path: Path) -> Iterator[tuple[str, float, bytes]]:
     until = time.monotonic() + _SALVAGE_S
     try:
         con = connect(path, wait_s=1.0)
-    except sqlite3.Error:
+    except ERRORS:
         return
     with contextlib.closing(con):
         con.text_factory = lambda raw: raw.decode("utf-8", "replace")
@@ -387,7 +394,7 @@ def _read_good_rows(path: Path) -> Iterator[tuple[str, float, bytes]]:
         try:
             ((last,),) = con.execute("SELECT max(rowid) FROM Cache NOT INDEXED").fetchall()
             last = min(last or 0, most)
-        except sqlite3.Error:
+        except ERRORS:
             last = most
         spans = [(0, last)]
         while spans and time.monotonic() < until:
@@ -401,7 +408,7 @@ def _read_good_rows(path: Path) -> Iterator[tuple[str, float, bytes]]:
                     " WHERE rowid BETWEEN ? AND ? AND raw = 1 AND mode = 1 ORDER BY rowid",
                     (low, part),
                 ).fetchall()
-            except sqlite3.Error:
+            except ERRORS:
                 if part > low:
                     middle = (low + part) // 2
                     spans += [(middle + 1, part), (low, middle)]

@@ -18,9 +18,11 @@ from datafast_nb.store.database import sync
 from datafast_nb.store.keys import KEY_VERSION
 from datafast_nb.store.overflow import Overflow
 from datafast_nb.store.rows import (
+    SPEND,
     Body,
     DamagedRowError,
     Rows,
+    chosen_of,
     dump,
     fold_links,
     key_of,
@@ -59,6 +61,8 @@ def walk(
         order[name] = None
         under.setdefault(key_of(name), {})[name] = body
     for key, entries in waiting.items():
+        if key == SPEND:
+            continue
         rows = Rows(under.setdefault(key, {}))
         for name, body in entries:
             rows.absorb(name, body)
@@ -84,9 +88,9 @@ def export_draws(
         model = str(identity.get("model"))
         if wanted is not None and wanted.isdisjoint({model, f"{identity.get('provider')}/{model}"}):
             continue
-        lines.append(
-            dump({"key": key, "labels": labels, "identity": identity, "replies": body["r"]})
-        )
+        draw = {"key": key, "labels": labels, "identity": identity, "replies": body["r"]}
+        index = chosen_of(body)
+        lines.append(dump(draw if index is None else {**draw, "chosen": index}))
     header = {FORMAT: FORMAT_VERSION, "key_version": KEY_VERSION, "draws": len(lines)}
     temporary: str | None = None
     try:
@@ -184,7 +188,7 @@ def _read_draw(path: Path, n: int, data: Any) -> tuple[str, tuple[str, ...], Bod
             raise TypeError("labels is no list, or identity no object")
         for label in labels:
             row_name(key, label)
-        body: Body = {"i": identity, "r": data["replies"]}
+        body: Body = {"i": identity, "r": data["replies"], "c": data.get("chosen")}
         read_replies(body)
     except (KeyError, TypeError, AttributeError, DamagedRowError, MemoError) as exc:
         raise _bad_line(path, n, f"no draw ({type(exc).__name__}: {exc})") from exc

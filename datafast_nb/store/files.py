@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import IO, Any, BinaryIO, NoReturn, cast
@@ -27,6 +28,10 @@ Conversion = Callable[[str], Any]
 """Text of a cell to its value."""
 
 _SHOWN_CHARS = 60
+_MAX_STEM = 50
+"""Characters of a file's name in that of the file aside: file systems take 255 bytes in all."""
+_LEFT_OVER_S = 60.0
+"""A file aside that is younger may be of a process that has just begun it."""
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -35,7 +40,8 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]
 
     The new file is written beside the old one, synced and renamed over it, so that a reader, a
     crash or a full disk never meets half a file. A symbolic link stays a link: its target is
-    replaced. Mode bits and, where the process may, the owner of a former file are kept.
+    replaced. Mode bits and, where the process may, the owner of a former file are kept. What a
+    killed process left of a write of the same file is removed.
 
     Raises
     ------
@@ -45,12 +51,15 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]
     """
     target = os.path.realpath(path)
     former = _former(target)
-    folder = os.path.dirname(target)
-    aside = os.path.join(folder, f".{secrets.token_hex(8)}.tmp")
+    folder, name = os.path.split(target)
+    stem = f".{name[:_MAX_STEM]}."
+    _remove_left_over(folder, stem)
+    aside = os.path.join(folder, f"{stem}{secrets.token_hex(8)}.tmp")
     try:
         # os.open, not tempfile: a new file gets the mode of the user's umask, not 0600.
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(aside, flags, 0o666), "wb") as file:
+            _takes_lock(file.fileno())  # as long as it is open nobody takes it for a left-over
             write(file)
             file.flush()
             if former is not None:
@@ -64,6 +73,33 @@ def atomic_write(path: str | os.PathLike[str], write: Callable[[BinaryIO], None]
             exc.add_note(f"{target} was not written; " + _what_stands(former is not None))
         raise
     _sync_folder(folder)
+
+
+def _remove_left_over(folder: str, stem: str) -> None:
+    """Remove old files aside of a name that no process holds open any more."""
+    is_aside = re.compile(re.escape(stem) + r"[0-9a-f]{16}\.tmp").fullmatch
+    with contextlib.suppress(OSError):  # nobody's data: it may as well stay
+        for name in filter(is_aside, os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if time.time() - os.stat(path).st_mtime < _LEFT_OVER_S:
+                continue
+            with open(path, "rb") as file:
+                is_free = _takes_lock(file.fileno())
+            if is_free:
+                os.unlink(path)
+
+
+def _takes_lock(descriptor: int) -> bool:
+    """Lock an open file for its time; False: another one has, or there are no such locks here."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed anyway
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def partial_path(path: str, suffix: str) -> str:

@@ -41,6 +41,8 @@ KEY_FIELDS: Mapping[str, tuple[bool, str]] = MappingProxyType(
         "digest": (True, "an Ollama tag can be pulled anew; its digest tells the weights apart"),
         "weights": (True, "a local file is its content, not its name"),
         "num_ctx": (True, "a smaller context cuts the prompt"),
+        "host": (True, "is in the key as 'endpoint'"),
+        "api": (False, "another page of the same model; an answer got by one serves the other"),
         "think": (True, _WIRE),
         "options": (True, _WIRE),
         "key_version": (True, "a change of this table starts over"),

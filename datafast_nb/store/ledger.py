@@ -161,7 +161,7 @@ class Ledger(Shown):
                 line.input_tokens += call.input_tokens
                 line.output_tokens += call.output_tokens
                 line.paid_usd += usd
-                line.wasted_usd += call.wasted_usd if call.usd is not None else math.nan
+                line.wasted_usd += call.wasted_usd
         for spot, line in lines.items():
             line.median_s = median(latencies[spot]) if latencies[spot] else None
         return cls(list(lines.values()))

@@ -16,8 +16,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -38,6 +39,7 @@ from datafast_nb.store.rows import (
     Draw,
     Reply,
     Rows,
+    chosen_of,
     dump,
     fold_links,
     key_of,
@@ -60,6 +62,8 @@ __all__ = [
     "close_memos",
     "open_memo",
 ]
+
+T = TypeVar("T")
 
 _BULK = 1000  # keys in one statement
 _META = "!meta/"
@@ -123,6 +127,8 @@ class Memo(Shown):
         _memos.add(self)
         try:
             self._access.read(lambda con: None, None)
+            if not is_replay:
+                self._access.open_writer()
             for message in self._overflow.read():
                 self._access.warn(message)
             self._writer.flush()
@@ -154,7 +160,7 @@ class Memo(Shown):
                     of = body.get("of")
                     if of is None:
                         label = names[i][len(key) + 1 :]
-                        out[place] = Draw(key, label, read_replies(body), (label,))
+                        out[place] = _draw(key, (label,), body)
                     else:
                         links.append(place)
                         link_names.append(f"{key}/{of}")
@@ -182,7 +188,7 @@ class Memo(Shown):
         }
         for i, (key, label) in enumerate(wanted):
             if key in keys and (draw := by_label.get((key, label))) is not None:
-                out[i] = Draw(key, draw.label, draw.replies, (draw.label,))
+                out[i] = replace(draw, labels=(draw.label,))
 
     def stored(self, keys: Iterable[str]) -> dict[str, list[Draw]]:
         """All draws under those of `keys` that have any, in order of storing."""
@@ -228,17 +234,32 @@ class Memo(Shown):
         identity: Mapping[str, str],
         done: Done,
         own: bool = False,
+        spend: Mapping[str, Body] | None = None,
     ) -> None:
         """Append a paid reply to a draw; returns at once.
 
         A reply under a label that was linked to another draw joins that draw, unless `own`:
         then the label gets a draw of its own and the link is forgotten.
 
-        `done` is called on the writer thread when the reply is safe on disk, or with the
-        error if it could not be stored.
+        `spend`: rows of `store/spend.py`, stored with the reply or not at all. `done` is called
+        on the writer thread when the reply is safe on disk, or with the error if it is not.
         """
         self._check_writable("a reply was to be stored")
-        self._writer.add(Job(row_name(key, label), reply, identity, done, own=own))
+        self._writer.add(Job(row_name(key, label), reply, identity, done, own=own, spend=spend))
+
+    def note_spend(self, rows: Mapping[str, Body]) -> None:
+        """Store rows of `store/spend.py`; returns at once."""
+        self._check_writable("spending was to be noted")
+        if rows:
+            self._writer.add(Job("", spend=rows))
+
+    def read(self, work: Callable[[sqlite3.Connection], T], default: T) -> T:
+        """Run `work` on the reading connection; `default` where the database is out of reach."""
+        return self._access.read(work, default)
+
+    def waiting(self, key: str) -> list[tuple[str, Body]]:
+        """Rows under a key in files beside the database, to be merged."""
+        return list(self._overflow.entries.get(key, ()))
 
     def link(self, key: str, label: str, of_label: str) -> None:
         """Let `label` stand for the stored draw `of_label` of the same key as well.
@@ -248,6 +269,21 @@ class Memo(Shown):
         self._check_writable("a draw was to be adopted")
         row_name(key, of_label)
         self._writer.add(Job(row_name(key, label), of_label=of_label))
+
+    def choose(self, picks: Mapping[tuple[str, str], int]) -> None:
+        """Let a reply that is not the latest answer: (key, label) → its index in `Draw.replies`.
+
+        On disk when this returns. A reply that comes later counts again.
+
+        Raises
+        ------
+        MemoError
+            If there is no such reply, or the database cannot be written.
+        """
+        self._check_writable("a draw was to be chosen")
+        self.flush()
+        names = {row_name(key, label): index for (key, label), index in picks.items()}
+        self._access.change(lambda con: self._writer.choose(con, names))
 
     def flush(self) -> None:
         """Wait until everything queued is stored (or has failed)."""
@@ -374,8 +410,8 @@ class Memo(Shown):
         none: list[tuple[int, bytes]] = []
         return self._access.read(lambda con: select(con, names), none)
 
-    def _report_bad_row(self, name: str) -> None:
-        if self.mode == "replay":
+    def _report_bad_row(self, name: object) -> None:
+        if self.mode == "replay" or not isinstance(name, str):
             self._access.warn(
                 f"the memo {self._access.path} has rows whose checksum is wrong; they count as "
                 "missing"
@@ -403,7 +439,7 @@ class Memo(Shown):
 
 
 def _draw(key: str, labels: tuple[str, ...], body: Body) -> Draw:
-    return Draw(key, labels[0], read_replies(body), labels)
+    return Draw(key, labels[0], read_replies(body), labels, chosen_of(body))
 
 
 _opened: dict[tuple[Path, str], Memo] = {}

@@ -169,7 +169,7 @@ def look(folder: Path, *, warnings: tuple[str, ...], n_waiting: int, mode: str) 
             by_model = most_first(names)
             n_looked_at = sum(names.values())
             n_draws -= n_links
-    except (sqlite3.Error, OSError) as exc:
+    except (*database.ERRORS, OSError) as exc:
         warnings = (*warnings, f"the database cannot be read now: {formats.error_text(exc)}")
     return MemoInfo(
         path=folder,

@@ -12,7 +12,7 @@ import orjson
 
 from datafast_nb.errors import MemoError
 from datafast_nb.store.database import sync
-from datafast_nb.store.rows import Body, DamagedRowError, dump, read_replies, seal
+from datafast_nb.store.rows import SPEND, Body, DamagedRowError, dump, read_replies, seal
 
 _SUM = slice(0, 12)
 
@@ -114,7 +114,7 @@ def _read_line(line: bytes) -> tuple[str, Body]:
     name, body = data["row"], data["body"]
     if seal(name, dump(body))[_SUM].hex() != data["sum"] or "/" not in name:
         raise DamagedRowError("checksum differs")
-    if "of" not in body:
+    if "of" not in body and not name.startswith(f"{SPEND}/"):
         read_replies(body)
     return name, body
 

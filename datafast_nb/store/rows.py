@@ -15,8 +15,32 @@ from datafast_nb.errors import MemoError
 _SUM_BYTES = 8
 _HEAD_BYTES = _SUM_BYTES + 4  # checksum, then the CRC of the row's name
 
+SPEND = "!spend"
+"""How names of rows begin that say what was spent."""
+
 Body = dict[str, Any]
-"""A draw, {"i": identity, "r": [reply, ...]}, or a link, {"of": label of the draw}."""
+"""A draw, {"i": identity, "r": [reply, ...]}, or a link, {"of": label of the draw}.
+
+A draw may say "c", the index of the reply that was chosen. Rows under `SPEND` hold {"spend": sums}.
+"""
+
+
+NEVER_DATA = frozenset({"refused", "filtered", "cut", "cut_by_reasoning"})
+"""Verdicts by how a reply ended: its text is no answer, however it reads."""
+
+
+class WithheldText(str):
+    """Text of a reply that is no answer: kept for people, and never read as data."""
+
+    verdict: str
+    reason: str
+
+    @classmethod
+    def of(cls, text: str, verdict: str, reason: str) -> WithheldText:
+        """The text with its verdict."""
+        new = cls(text)
+        new.verdict, new.reason = verdict, reason
+        return new
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +49,7 @@ class Reply:
 
     text: str
     verdict: str
-    """"usable", or why not: "refused", "cut", "empty", "unparsable", "wrong_schema", …"""
+    """"usable", or why not: "refused", "cut", "empty", …: see `models.verdicts`."""
     reason: str = ""
     """Detail of the verdict, for people."""
     finish: str = "stop"
@@ -91,6 +115,8 @@ class Draw:
     replies: tuple[Reply, ...]
     labels: tuple[str, ...]
     """All labels, the first one first; `Memo.get_many` gives the first alone."""
+    chosen: int | None = None
+    """Index of the reply that was chosen to answer; None: the latest usable one does."""
 
 
 class DamagedRowError(ValueError):
@@ -122,8 +148,10 @@ def unseal(value: object, name: str | None = None) -> Any:
         raise DamagedRowError("no JSON") from exc
 
 
-def read_body(value: object, name: str) -> Body:
+def read_body(value: object, name: object) -> Body:
     """The body of a draw or link from its sealed value. Raises DamagedRowError."""
+    if not isinstance(name, str):
+        raise DamagedRowError("no name")
     body = unseal(value, name)
     if type(body) is dict and (type(body.get("of")) is str or type(body.get("r")) is list):
         return body
@@ -166,6 +194,8 @@ def read_reply(data: Any) -> Reply:
         new = _NewReply(**{k: v for k, v in data.items() if k in _REPLY_FIELDS})
     if type(new.text) is not str or type(new.verdict) is not str:
         raise DamagedRowError("no reply")
+    if new.verdict in NEVER_DATA:
+        new.text = WithheldText.of(new.text, new.verdict, new.reason)
     reply: Any = new
     reply.__class__ = Reply
     return reply  # type: ignore[no-any-return]
@@ -181,6 +211,12 @@ def read_replies(body: Body) -> tuple[Reply, ...]:
     return tuple([r if type(r) is Reply else read_reply(r) for r in replies])
 
 
+def chosen_of(body: Body) -> int | None:
+    """Index of the reply that was chosen in a draw's body; None: none was."""
+    index = body.get("c")
+    return index if type(index) is int and 0 <= index < len(body["r"]) else None
+
+
 def row_name(key: str, label: str) -> str:
     """Name of the row of one draw. Raises MemoError where the parts could be misread."""
     if not key or "/" in key or key[0] == "!":
@@ -188,6 +224,13 @@ def row_name(key: str, label: str) -> str:
     if not label or "/" in label:
         raise MemoError(f"draw label {label!r} is empty or holds '/'")
     return f"{key}/{label}"
+
+
+def spend_number(body: Body | None) -> int:
+    """How often something was added to a row of spending; 0 where there is none."""
+    sums = body.get("spend") if isinstance(body, dict) else None
+    n = sums.get("n") if isinstance(sums, dict) else None
+    return n if isinstance(n, int) else 0
 
 
 def key_of(name: str) -> str:
@@ -248,6 +291,18 @@ class Rows:
         elif once and reply in read_replies(body):
             return
         body["r"].append(reply)
+        body.pop("c", None)  # the latest counts again
+        self.changed[name] = None
+
+    def choose(self, name: str, index: int) -> None:
+        """Let reply number `index` of a draw answer from now on. Raises MemoError where there is none."""
+        body = self.bodies.get(name)
+        if body is not None and "of" in body:
+            name = f"{key_of(name)}/{body['of']}"
+            body = self.bodies.get(name)
+        if body is None or not 0 <= index < len(body["r"]):
+            raise MemoError(f"the memo holds no reply {index} of draw {name!r}")
+        body["c"] = index
         self.changed[name] = None
 
     def add_link(self, name: str, label: str) -> None:
@@ -265,14 +320,22 @@ class Rows:
     def absorb(self, name: str, body: Body) -> bool:
         """Merge a row from elsewhere, dropping nothing; says whether it brought anything new."""
         before = len(self.changed)
+        if "spend" in body:
+            if spend_number(body) > spend_number(self.bodies.get(name)):
+                self.bodies[name] = body
+                self.changed[name] = None
+            return len(self.changed) > before
         if "of" in body:
             self.add_link(name, str(body["of"]))
             return len(self.changed) > before
-        grown = False
+        grown, is_new = False, name not in self.bodies
         for reply in read_replies(body):
             n = self._count(name)
             self.add_reply(name, reply, body.get("i") or {}, once=True)
             grown = grown or self._count(name) > n
+        index = chosen_of(body)
+        if is_new and index is not None and name in self.changed:
+            self.bodies[name]["c"] = index
         return grown
 
     def _count(self, name: str) -> int:

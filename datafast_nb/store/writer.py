@@ -33,6 +33,7 @@ Done = Callable[[BaseException | None], None]
 
 _MAX_GROUP = 500  # replies in one commit
 _IDLE_S = 2.0  # an idle thread ends after this
+_LOOK_S = 0.001  # between two looks whether all is stored
 _BULK = 1000  # names in one statement
 _BAD_ROWS = "damaged-rows.jsonl"
 
@@ -53,6 +54,8 @@ class Job:
     of_label: str | None = None
     own: bool = False
     """The reply replaces a link that stands there."""
+    spend: Mapping[str, Body] | None = None
+    """Rows that say what was spent, stored together with the reply."""
 
     def addition(self) -> Body | None:
         """What is added to the row, in the form of a row."""
@@ -72,25 +75,33 @@ class Writer:
     def reset(self) -> None:
         """Empty queue and no thread; after a fork, whose parent writes what was queued."""
         self._queue: list[Job] = []
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._busy = False
         self._thread: threading.Thread | None = None
 
     def add(self, job: Job) -> None:
         """Queue a job; returns at once."""
-        with self._changed:
+        with self._lock:  # not the condition: Ctrl-C on its way in could leave it locked for ever
             if self._access.closed:
                 raise MemoError(
                     f"the memo {self._access.directory} is closed; open_memo() opens it again"
                 )
             self._queue.append(job)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="datafast_nb-memo", daemon=True
-                )
-                self._thread.start()
+                self._start()
             elif len(self._queue) == 1:
                 self._changed.notify_all()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="datafast_nb-memo", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # The system gives no thread. What is queued is paid: store it here, slow as it is.
+            self._thread = None
+            group, self._queue = self._queue, []
+            self._tell(self._store(group))
 
     def flush(self) -> None:
         """Wait until the queue is stored, and what lies in overflow files if that is possible."""
@@ -99,30 +110,33 @@ class Writer:
         if self._overflow.entries and not self._access.read_only and not self._access.closed:
             self._access.try_now()
             self.add(Job(""))
-        with self._changed:
-            while self._queue or self._busy:
-                self._changed.wait(1.0)
+        while True:
+            with self._lock:
+                if not self._queue and not self._busy:
+                    return
+            time.sleep(_LOOK_S)  # Ctrl-C may end this, as it may not end a condition's wait
 
     def _run(self) -> None:
         changed = self._changed
         while True:
             with changed:
                 self._busy = False
-                if not self._queue:
-                    changed.notify_all()
-                    if not changed.wait_for(lambda: bool(self._queue), _IDLE_S):
-                        self._thread = None
-                        return
+                if not self._queue and not changed.wait_for(lambda: bool(self._queue), _IDLE_S):
+                    self._thread = None
+                    return
                 group = self._queue[:_MAX_GROUP]
                 del self._queue[:_MAX_GROUP]
                 self._busy = True
-            for job, error in self._store(group):
-                if job.done is not None:
-                    # Whatever a callback raises, the others' answers must go on.
-                    try:
-                        job.done(error)
-                    except BaseException as exc:
-                        self._warn(f"a callback of the memo failed: {exc!r}")
+            self._tell(self._store(group))
+
+    def _tell(self, told: Iterable[tuple[Job, BaseException | None]]) -> None:
+        for job, error in told:
+            if job.done is not None:
+                # Whatever a callback raises, the others' answers must go on.
+                try:
+                    job.done(error)
+                except BaseException as exc:
+                    self._warn(f"a callback of the memo failed: {exc!r}")
 
     def _warn(self, message: str) -> None:
         # Where warnings are errors this one must not stop the thread.
@@ -189,6 +203,15 @@ class Writer:
                 rows.add_reply(job.name, job.reply, job.identity or {}, own=job.own)
             elif job.of_label is not None:
                 rows.add_link(job.name, job.of_label)
+            for name, body in (job.spend or {}).items():
+                rows.absorb(name, body)
+        write_rows(con, rows)
+
+    def choose(self, con: sqlite3.Connection, picks: Mapping[str, int]) -> None:
+        """Row name → index of the reply that answers from now on. To be called in a transaction."""
+        rows = Rows(self.load_bodies(con, picks))
+        for name, index in picks.items():
+            rows.choose(name, index)
         write_rows(con, rows)
 
     def load_bodies(self, con: sqlite3.Connection, names: Iterable[str]) -> dict[str, Body]:
@@ -205,7 +228,7 @@ class Writer:
                 name = wanted[i]
                 try:
                     if name.startswith("!"):
-                        unseal(value, name)
+                        bodies[name] = unseal(value, name)
                         continue
                     body = read_body(value, name)
                     if "of" in body:
@@ -252,4 +275,8 @@ def write_rows(con: sqlite3.Connection, rows: Rows) -> None:
 
 
 def _additions(jobs: Iterable[Job]) -> list[tuple[str, Body]]:
-    return [(job.name, body) for job in jobs if (body := job.addition()) is not None]
+    found = [(job.name, body) for job in jobs if (body := job.addition()) is not None]
+    spent: dict[str, Body] = {}
+    for job in jobs:
+        spent.update(job.spend or {})
+    return [*found, *spent.items()]

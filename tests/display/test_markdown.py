@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from documents import documents, every_place, everywhere, inlines, numbered, texts
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from odd_values import ODD
 from parsed import check_markdown
@@ -84,6 +84,9 @@ def test_long_texts_are_cut_and_bounded(words):
 @settings(max_examples=150)
 @given(st.lists(inlines, max_size=5).map(tuple))
 def test_a_line_comes_out_as_it_went_in(line):
+    # The signs around insertions cannot be told from a text that is made of them.
+    styled = [part.text for part in line if isinstance(part, Span) and part.style]
+    assume(not any(set(text) & set("{+}[-]") for text in styled))
     source = drawn(Paragraph(line))
     expected = without_space(printable(plain(line)))
     shown = read(source)

@@ -78,7 +78,7 @@ PASSING = {
     "hang": "timeout",
     "slow_drip": "timeout",
     "truncated_json": "bad_reply",
-    "html_200": "bad_reply",
+    "html_200": "html",
     "empty_choices": "bad_reply",
     "error_in_200": "server",
 }
@@ -277,15 +277,16 @@ TEXT = ["q"]
 OBJECT = {"q": str, "n": int}
 VERDICTS = {
     "refusal": (TEXT, "refused", 1),
-    "content_filter": (TEXT, "refused", 1),
+    "content_filter": (TEXT, "filtered", 1),
     "length": (TEXT, "cut", 1),
     "empty_content": (TEXT, "empty", 2),
     "null_content": (TEXT, "empty", 2),
     "prose": (OBJECT, "unparsable", 2),
-    "dup_keys": (OBJECT, "unparsable", 2),
-    "nan": (OBJECT, "unparsable", 2),
+    "dup_keys": (OBJECT, "duplicate_keys", 2),
+    "nan": (OBJECT, "not_finite", 2),
+    "deep_nest": (OBJECT, "too_deep", 2),
     "missing_key": (OBJECT, "wrong_schema", 2),
-    "wrong_type": (OBJECT, "wrong_schema", 2),
+    "wrong_type": (OBJECT, "wrong_type", 2),
     "array": (OBJECT, "wrong_schema", 2),
 }
 
@@ -355,7 +356,15 @@ def test_re_ask_that_succeeds_costs_one_call_and_no_record(fault):
         assert "cannot be used" in sent[1][2]["content"]
 
 
-@pytest.mark.parametrize("fault", ["refusal", "length"])
+def test_of_a_runaway_answer_the_correction_shows_the_start():
+    with StubServer(faults=only_bad("deep_nest", times=1)) as stub:
+        result = with_one_bad(stub, output_columns=OBJECT, on_error="raise").run()
+        [echoed] = [b["messages"][1]["content"] for b in stub.bodies if len(b["messages"]) == 3]
+    assert len(result) == 3
+    assert echoed.startswith("[[[") and len(echoed) < 10_000
+
+
+@pytest.mark.parametrize("fault", ["refusal", "content_filter", "length"])
 def test_refused_and_cut_answers_are_drawn_again_only_where_on_error_is_retry(fault):
     with StubServer(faults=only_bad(fault, times=2)) as stub:
         assert len(with_one_bad(stub, on_error="skip").run()) == 2

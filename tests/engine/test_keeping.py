@@ -366,3 +366,16 @@ def test_generate_inside_complete_is_refused_not_hung():
     threading.Thread(target=work, daemon=True).start()
     assert done.wait(10)
     assert "await" in failed[0]
+
+
+def test_an_error_that_ends_the_run_says_where_it_was_met():
+    def answer(request):
+        asked = request.messages[-1]["content"]
+        return dfn.LLMError("this account is closed", kind="quota") if asked == "on 3" else "fine"
+
+    step = dfn.LLMStep("on {n}", output_columns=["q"], model=dfn.FakeModel(answer)).as_step("ask")
+    with pytest.raises(
+        dfn.LLMError, match=r"^step 'ask', record 3: this account is closed"
+    ) as caught:
+        (dfn.Source.list([{"n": n} for n in range(8)]) >> step).run(max_concurrent=1)
+    assert caught.value.step == "ask" and len(caught.value.result) == 3

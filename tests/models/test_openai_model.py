@@ -1,19 +1,20 @@
 import asyncio
 import copy
 import pickle
-import traceback
 from enum import Enum
 from typing import Any
 
 import openai
 import pytest
+from fault_kinds import KINDS, RAW, REPLIES, pieces, visible_text
 from openai.lib._pydantic import to_strict_json_schema
 from pydantic import BaseModel, Field
 from stub_server import FAULTS, StubServer
 
 from datafast_nb.errors import LLMError, MissingKeyError
 from datafast_nb.models.base import RETRYABLE, Message, Request, Response
-from datafast_nb.models.chat import capabilities, request_body, strict_schema
+from datafast_nb.models.capabilities import capabilities
+from datafast_nb.models.chat import request_body, strict_schema
 from datafast_nb.models.openai import OpenAICompatibleModel, OpenAIModel
 from datafast_nb.options import options
 
@@ -66,59 +67,8 @@ def test_answer_usage_and_served_model_arrive():
     }
 
 
-FAULTS_BY_KIND = {
-    "bad_request": ("400", "413", "422", "redirect_other"),
-    "auth": ("401", "403"),
-    "quota": ("402", "429_quota"),
-    "not_found": ("404",),
-    "server": ("408", "500", "502", "503", "504", "529", "error_in_200"),
-    "rate_limited": ("429", "429_seconds", "429_date", "429_ms", "429_huge"),
-    "timeout": ("hang", "slow_drip"),
-    "connection": ("reset_before", "close_before", "reset_mid_body", "close_mid_body"),
-    "bad_reply": (
-        *("truncated_json", "html_200", "empty_body", "wrong_schema", "empty_choices"),
-        "invalid_utf8",
-    ),
-    "too_large": ("huge", "gzip_bomb"),
-}
-KINDS = {fault: kind for kind, faults in FAULTS_BY_KIND.items() for fault in faults}
-REPLIES = {
-    "null_content": ("", "stop"),
-    "empty_content": ("", "stop"),
-    "refusal": ("I cannot help with that.", "refused"),
-    "content_filter": ("", "refused"),
-    "length": (None, "length"),
-    "lone_surrogate": ("a\ufffdb", "stop"),
-}
-# Faults of the text itself: raw text is handed on, the engine parses it.
-RAW = {
-    *("gzip", "chunked", "prose", "fenced", "trailing_comma", "dup_keys", "nan", "missing_key"),
-    *("extra_key", "wrong_type", "array", "deep_nest", "control_chars"),
-}
-
-
 def test_every_fault_of_the_server_is_expected_somewhere():
     assert set(FAULTS) == KINDS.keys() | REPLIES.keys() | RAW
-
-
-def visible_text(error: BaseException) -> str:
-    """Message, notes and tracebacks with locals; frames of this file left out."""
-    seen: list[str] = []
-    link: BaseException | None = error
-    while link is not None:
-        seen += [str(link), repr(link), repr(vars(link)), *getattr(link, "__notes__", ())]
-        stack = traceback.StackSummary.extract(
-            traceback.walk_tb(link.__traceback__), capture_locals=True
-        )
-        for frame in stack:
-            if frame.filename != __file__ and "asyncio" not in frame.filename:
-                seen.append(str(frame.locals))
-        link = link.__cause__ or link.__context__
-    return "\n".join(seen)
-
-
-def pieces(key: str) -> list[str]:
-    return [key[i : i + 8] for i in range(len(key) - 7)]
 
 
 # Size and redirects are the client's own business there.
@@ -150,7 +100,7 @@ def test_fault_becomes_an_error_of_its_kind_without_the_key(way, fault):
     error = caught.value
     assert error.kind == KINDS[fault]
     assert error.model == "gpt-4o"
-    shown = visible_text(error)
+    shown = visible_text(error, __file__)
     assert not [piece for piece in pieces(KEY) + pieces(KEY[::-1]) if piece in shown]
 
 
@@ -339,7 +289,7 @@ def test_key_with_odd_characters_is_refused_before_sending():
     with StubServer() as stub, pytest.raises(LLMError) as caught:
         ask(OpenAIModel("gpt-4o", base_url=stub.url, api_key=f"{KEY}\r\nX-Evil: 1"))
     assert caught.value.kind == "auth" and stub.n_requests == 0
-    assert KEY not in visible_text(caught.value)
+    assert KEY not in visible_text(caught.value, __file__)
 
 
 def test_key_and_headers_are_in_no_view_and_no_pickle_but_in_copies():

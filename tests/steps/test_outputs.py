@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, field_validator
 
 from datafast_nb import FakeModel, LLMStep, Sink, Source
+from datafast_nb.models.base import Request, Response, Usage
+from datafast_nb.models.verdicts import CORRECTABLE, judge
 from datafast_nb.records import normalise_records
-from datafast_nb.steps.outputs import OutputSpec, Unusable, verdict_of_finish
+from datafast_nb.steps.outputs import OutputSpec, Unusable
 
 
 class Point(BaseModel):
@@ -70,7 +72,7 @@ def fails(spec: OutputSpec, text: str) -> Unusable:
     with pytest.raises(Unusable) as caught:
         spec.parse(text)
     assert caught.value.reason
-    assert caught.value.verdict in ("empty", "unparsable", "wrong_schema")
+    assert caught.value.verdict in CORRECTABLE | {"empty"} and caught.value.advice
     return caught.value
 
 
@@ -114,7 +116,7 @@ def test_any_text_gives_values_of_the_schema_or_is_unusable(kind, text):
     try:
         values = spec.parse(text)
     except Unusable as exc:
-        assert exc.verdict in ("empty", "unparsable", "wrong_schema") and exc.reason
+        assert exc.verdict in CORRECTABLE | {"empty"} and exc.reason
         return
     assert list(values) == spec.columns
     [record], _ = normalise_records([values], where=str)
@@ -162,8 +164,8 @@ def test_a_runaway_reply_is_unusable_within_a_second(kind, text):
 @pytest.mark.parametrize("depth", [110, 500, 900, 50_000])
 @pytest.mark.parametrize("declared", [{"a": Any}, {"a": list}, {"a": dict[str, Any]}])
 def test_deep_nesting_is_unusable_where_it_cannot_be_kept(declared, depth):
-    fails(OutputSpec(declared), '{"a": ' + "[" * depth + "]" * depth + "}")
-    fails(OutputSpec(declared), '{"a": ' + '{"b": ' * depth + "1" + "}" * depth + "}")
+    for text in ("[" * depth + "]" * depth, '{"b": ' * depth + "1" + "}" * depth):
+        assert fails(OutputSpec(declared), f'{{"a": {text}}}').verdict == "too_deep"
 
 
 # No part of a reply passes for the whole.
@@ -274,11 +276,13 @@ def test_a_fence_inside_a_text_stays():
     ],
 )
 def test_duplicate_keys_are_refused(text):
-    assert "twice" in fails(OutputSpec(["q", "a"]), text).reason
+    bad = fails(OutputSpec(["q", "a"]), text)
+    assert bad.verdict == "duplicate_keys" and "twice" in bad.reason
 
 
 def test_duplicate_keys_inside_a_value_are_refused():
-    fails(OutputSpec({"point": Point}), '{"point": {"x": 1, "x": 2}}')
+    for text in ('{"point": {"x": 1, "x": 2}}', '{"point": {"x": 1, "x": 2},}'):
+        assert fails(OutputSpec({"point": Point}), text).verdict == "duplicate_keys"
 
 
 class Scored(BaseModel):
@@ -303,7 +307,7 @@ class Inner(BaseModel):
     ids=["float", "list", "any", "model", "nested model", "model in a dict"],
 )
 def test_numbers_that_are_none_are_refused(declared, form, number):
-    fails(OutputSpec(declared), form % number)
+    assert fails(OutputSpec(declared), form % number).verdict == "not_finite"
 
 
 @pytest.mark.parametrize(
@@ -353,7 +357,7 @@ def test_extra_keys_are_ignored_and_overwrite_nothing(extra):
 @pytest.mark.parametrize("value", ["1", "null", "true", '["x"]', '{"x": "y"}'])
 def test_a_text_column_takes_only_text(value):
     bad = fails(OutputSpec(["q", "a"]), f'{{"q": {value}, "a": "y"}}')
-    assert bad.verdict == "wrong_schema"
+    assert bad.verdict == "wrong_type"
     assert "'q'" in bad.reason
     fails(OutputSpec({"q": str}), f'{{"q": {value}}}')
 
@@ -394,17 +398,21 @@ def test_typed_columns_give_typed_values():
         ("share", "much"),
         ("yes", "maybe"),
         ("yes", 2),
-        ("kind", "Easy"),
-        ("kind", None),
         ("note", 3),
-        ("point", {"label": "p"}),
         ("point", [1]),
         ("point", {"x": "far"}),
         ("day", "tomorrow"),
         ("table", {"a": "b"}),
     ],
 )
-def test_values_of_another_type_have_the_wrong_schema(name, value):
+def test_values_of_another_type_have_the_wrong_type(name, value):
+    bad = fails(OutputSpec(TYPES), json.dumps({**GOOD, name: value}))
+    assert bad.verdict == "wrong_type"
+    assert name in bad.reason
+
+
+@pytest.mark.parametrize(("name", "value"), [("kind", "Easy"), ("point", {"label": "p"})])
+def test_values_that_are_not_among_those_asked_for_have_the_wrong_schema(name, value):
     bad = fails(OutputSpec(TYPES), json.dumps({**GOOD, name: value}))
     assert bad.verdict == "wrong_schema"
     assert name in bad.reason
@@ -583,13 +591,52 @@ def test_whole_surrogate_pairs_are_characters():
 # How a reply ended.
 
 
-def test_cut_and_refused_replies_are_unusable_whatever_they_say():
-    cut = verdict_of_finish("length", 5)
-    assert (cut.verdict, "5" in cut.reason, "max_tokens" in cut.reason) == ("cut", True, True)
-    assert verdict_of_finish("length", None).verdict == "cut"
-    assert verdict_of_finish("refused", 5).verdict == "refused"
-    assert verdict_of_finish("stop", 5) is None
-    assert verdict_of_finish("other", 5) is None
+ASKED = Request(({"role": "user", "content": "?"},), max_tokens=50)
+ENDS: dict[str, tuple[Response, str]] = {
+    "refused": (Response("fine", finish="refused"), "refused"),
+    "filtered": (Response("fine", finish="filtered"), "filtered"),
+    "cut": (Response("fine", finish="length"), "cut"),
+    "cut to nothing": (Response("", finish="length"), "cut"),
+    "cut, with few thoughts": (
+        Response("fine", finish="length", usage=Usage(1, 50, 0, 20)),
+        "cut",
+    ),
+    "cut, mostly thoughts": (
+        Response("fine", finish="length", usage=Usage(1, 50, 0, 30)),
+        "cut_by_reasoning",
+    ),
+    "all thoughts": (Response("", finish="length", usage=Usage(1, 50, 0, 50)), "cut_by_reasoning"),
+    "thoughts that nobody counted": (
+        Response(" ", finish="length", has_thoughts=True),
+        "cut_by_reasoning",
+    ),
+    "cut while thinking aloud": (Response("<think>Hm, ", finish="length"), "cut_by_reasoning"),
+    "cut after thinking aloud": (Response("<think>Hm</think>Th", finish="length"), "cut"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_replies_that_ended_badly_are_unusable_whatever_they_say(name):
+    response, verdict = ENDS[name]
+    values, bad = judge(response, ASKED, OutputSpec("q").parse)
+    assert values is None and bad is not None and bad.verdict == verdict
+    if response.finish == "length":
+        assert "max_tokens of 50" in bad.reason and "raise max_tokens" in bad.reason
+    assert ("effort" in bad.reason) == (verdict == "cut_by_reasoning")
+
+
+@pytest.mark.parametrize("finish", ["stop", "other"])
+def test_replies_that_ended_well_are_read(finish):
+    response = Response("fine", finish=finish, has_thoughts=True, usage=Usage(1, 50, 0, 49))
+    assert judge(response, ASKED, OutputSpec("q").parse) == ({"q": "fine"}, None)
+
+
+def test_judging_raises_nothing_whatever_the_reader_does():
+    def explode(text):
+        raise KeyError("x")
+
+    values, bad = judge(Response("fine"), ASKED, explode)
+    assert values is None and bad is not None and bad.verdict == "unreadable"
 
 
 # Declarations.

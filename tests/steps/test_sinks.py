@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from datafast_nb.errors import SinkError
 from datafast_nb.records import Record
 from datafast_nb.steps.base import SinkStep
-from datafast_nb.steps.sinks import FORMULA_STARTS, FileSink, Sink
+from datafast_nb.steps.filesink import FileSink
+from datafast_nb.steps.sinks import FORMULA_STARTS, Sink
 from datafast_nb.steps.sources import Source
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

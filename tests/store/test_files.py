@@ -208,3 +208,45 @@ def test_a_kill_while_writing_leaves_the_former_file(tmp_path: Path, moment: str
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=root, check=False)
     assert done.returncode == -9
     assert path.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
+def test_what_a_killed_write_leaves_is_removed_by_the_next_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("former\n")
+    code = (
+        "import os, sys\n"
+        "from datafast_nb.store.files import atomic_write\n"
+        "def write(file):\n"
+        "    file.write(b'half')\n"
+        "    file.flush()\n"
+        "    os.kill(os.getpid(), 9)\n"
+        f"atomic_write({str(path)!r}, write)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    (left,) = [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert path.read_text() == "former\n" and left.read_text() == "half"
+    other = tmp_path / ".other.jsonl.0123456789abcdef.tmp"  # of another file, or of nobody's
+    other.touch()
+    atomic_write(path, lambda file: file.write(b"whole\n"))
+    assert left.exists(), "it might be a write of another process that has just begun"
+    for file in (left, other):
+        os.utime(file, (1, 1))
+    atomic_write(path, lambda file: file.write(b"whole\n"))
+    assert not left.exists() and other.exists() and path.read_text() == "whole\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on open files")
+def test_a_write_under_way_is_left_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+
+    def write(file):
+        file.write(b"outer")
+        (aside,) = [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+        os.utime(aside, (1, 1))  # slow, and not dead
+        atomic_write(path, lambda inner: inner.write(b"inner"))
+        assert aside.exists()
+
+    atomic_write(path, write)
+    assert path.read_bytes() == b"outer"
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
+import os
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,15 +107,43 @@ def test_golden_keys(changes: dict[str, Any], golden: str) -> None:
     assert key(**changes) == golden
 
 
-@pytest.mark.parametrize("seed", ["0", "1", "5"])
-def test_key_is_the_same_in_another_process(seed: str) -> None:
-    code = (
-        "from datafast_nb.store.memo import RequestKeys\n"
-        f"print(RequestKeys({IDENTITY!r}, **{PARAMETERS!r}).key({MESSAGES!r}))"
+GOLDEN_STEPS = {
+    "model openai": "bb766bfde632b7ea8fdb868068b2e0428e396e134183b8dc088568003a176700",
+    "model anthropic": "fa9778909959106415712432bf6f0d1851648ed3dbc5a8f5821ac3facfa58a6f",
+    "model gemini": "37ed31c06da135c35dc1367aa82dc7087cf37801b1791d1957c9113857008322",
+    "model compatible": "bb0db64f374a4c58784076edd73e593a1d7d7733fea54f6d8d8287b194e91110",
+    "model ollama": "9a26671902b855eac038e393b0e832ca6cfe4315ee5cd8e379a85c09e35295c9",
+    "model fake": "5863a79ca53296de3a5c5d652a6af28e15ae2469d54924bd5e7a164a0fd57eed",
+    "plain": "bb0db64f374a4c58784076edd73e593a1d7d7733fea54f6d8d8287b194e91110",
+    "another model": "07ee278606411e8a055de0af092bf41c5a8fd02c7c982a76099edbf469d7ef59",
+    "another address": "6b8b65f25d0c506dacbbe983ecf193434db998c5a6b04f5d0a0261f9c9758c32",
+    "prompt": "4d73637cc0da24d126b77004b0888ab65fea5ac243f703782fb5729dfbdc11af",
+    "system prompt": "2910ea21daa27374c276d56461f6f03a26ce5b8ad616c32345ed50607a68e20d",
+    "examples": "04ca5fef8cbd6d908217200605eb170e47cbaed45b78e809238ba35944fb674d",
+    "temperature": "4664875f0f71c99579f1bc3eb50474472bed436a2addcc614b4d0a2c9daa784f",
+    "max_tokens": "3799c07ccbce3395344a29a5baa29b8ce49d8be4741626e53b1b33537e423924",
+    "top_p": "2c34dd27f06f87c2cd7bab770f84455ae053abeb069100e5e7d7747090fdb1e0",
+    "extra": "af1ef799e1d2ec8322bd1933da9bded8d354597029ff8947298bb73df330f497",
+    "two columns": "8789c3d29065fb8181c98b69ba14a008b2204758b56a7af08dd5bd29e6d0a3ce",
+    "typed columns": "095861d6015699eae12d9ee5c66c207b92a6745725d6c5812942c51ee872a894",
+}
+"""Of the steps in `step_keys.py`, from template and model to the key."""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_keys_of_whole_steps_are_golden_in_every_process(seed: int) -> None:
+    script = Path(__file__).with_name("step_keys.py")
+    env = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=env, check=False
     )
-    env = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(p for p in sys.path if p)}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
-    assert ran.stdout.strip() == key(), ran.stderr
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == GOLDEN_STEPS
+
+
+def test_whatever_reaches_the_wire_changes_the_key_of_a_step() -> None:
+    assert GOLDEN_STEPS["plain"] == GOLDEN_STEPS["model compatible"]
+    assert len(set(GOLDEN_STEPS.values())) == len(GOLDEN_STEPS) - 1
 
 
 def test_order_of_dicts_and_zero_as_float_do_not_matter() -> None:

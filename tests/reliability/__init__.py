@@ -1,0 +1,1 @@
+"""Runs that are killed, stopped, starved and damaged; `make soak` does the same at length."""
