@@ -120,6 +120,8 @@ class Machine(RuleBasedStateMachine):
         self.written: small.Spec | None = None
         """The pipeline that the manifest is of; None: there is no manifest."""
         self.damaged: set[str] = set()
+        self.harm: dict[str, bytes | None] = {}
+        """What the damaged files held then; None: removed."""
         self.may_lose = 0
 
     def run(self, resume: bool, in_flight: int, **how: Any) -> dfn.Result | None:
@@ -193,7 +195,13 @@ class Machine(RuleBasedStateMachine):
             # The run went on at least to where the directory is taken: what was damaged was read,
             # and repaired, or has been removed.
             self.damaged &= {p.name for p in self.ck.iterdir()} if self.ck.exists() else set()
+        # What a run has written anew is not damaged any more, whatever became of that run.
+        self.damaged = {n for n in self.damaged if self.bytes_of(n) in (self.harm[n], None)}
         self.look()
+
+    def bytes_of(self, name: str) -> bytes | None:
+        path = self.ck / name
+        return path.read_bytes() if path.exists() else None
 
     def is_refused(self) -> bool:
         return bool(self.damaged) or self.written is None
@@ -252,6 +260,7 @@ class Machine(RuleBasedStateMachine):
                 }[how]
             )
         self.damaged.add(path.name)
+        self.harm[path.name] = self.bytes_of(path.name)
 
     @invariant()
     def little_is_paid_twice(self) -> None:
