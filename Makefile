@@ -15,7 +15,7 @@ help:
 	@echo "make test   set up, then run every check"
 	@echo "make lint   formatting, lint and types only"
 	@echo "make lab    set up, then open JupyterLab on notebooks/"
-	@echo "make bench  set up, then measure the engine's overhead, displays and estimates"
+	@echo "make bench  set up, then measure the engine, displays, estimates and the panel"
 	@echo "make fuzz   set up, then fuzz each reader of foreign bytes for FUZZ_SECONDS (60)"
 	@echo "make soak   set up, then 1,000 kills and damages, full disks, crowds at one memo; prints figures"
 	@echo "make clean  remove .venv and caches (paid answers in .datafast_nb/ stay)"
@@ -59,7 +59,17 @@ lint: .make/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# For the checks of the panel's JavaScript, which are skipped without Node.js (not where CI is set).
+.make/js: tests/js/package.json
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+	  echo "[setup] TypeScript and axe-core, for the panel's JavaScript"; \
+	  mkdir -p .make; \
+	  if (cd tests/js && npm install --no-package-lock --no-audit --no-fund --silent); then touch $@; \
+	  else echo "warning: npm install failed; the checks that need its packages are skipped" >&2; \
+	    test -z "$$CI"; fi; \
+	fi
+
+test: lint .make/js
 	$(BIN)/python -m pytest
 
 lab: .make/lab
@@ -69,16 +79,20 @@ bench: .make/test
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/display.py
 	$(BIN)/python benchmarks/estimates.py
+	$(BIN)/python benchmarks/panel.py
 
 fuzz: .make/test
 	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} $(BIN)/python -m fuzz
 
-# DATAFAST_NB_SOAK_SEED=n has one again; its seed stands above the table of figures.
+# DATAFAST_NB_SOAK_SEED=n has one again; its seed stands above the table of figures. PANEL_TIMES=n
+# says how often the panel's tests run, on other ipykernels too.
 soak: .make/test
 	DATAFAST_NB_SOAK=1 $(BIN)/python -m pytest tests/reliability tests/store/test_memo_damage.py \
 	  tests/store/test_memo_processes.py --durations=10
+	@for k in $$(seq $${PANEL_TIMES:-20}); do echo "[soak] the panel in a browser, $$k"; \
+	  DATAFAST_NB_SOAK=1 $(BIN)/python -m pytest -q tests/browser/test_panel_*.py || exit 1; done
 
 clean:
 	@echo "[clean] .venv, stamps, caches, build output"
-	@rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .make .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist tests/js/node_modules
 	@find datafast_nb tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The command line: `datafast-nb demo`, `datafast-nb memo …`, `datafast-nb lab`."""
+"""The command line: `datafast-nb demo`, `memo …`, `freeze`, `lab`."""
 
 from __future__ import annotations
 
@@ -106,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     load = actions.add_parser("load", help="take in the answers of an exported file")
     load.add_argument("file")
     load.set_defaults(run=_memo_load)
+
+    freeze = commands.add_parser(
+        "freeze",
+        help="make live panels in notebooks static",
+        description="Takes live panels out of notebook files, so that what is left shows without a "
+        "kernel: their static displays stay.",
+    )
+    freeze.add_argument("file", nargs="+", help="notebook (.ipynb), changed in place")
+    freeze.set_defaults(run=_freeze)
 
     lab = commands.add_parser("lab", help="open JupyterLab here")
     lab.add_argument(
@@ -246,6 +255,15 @@ def _memo_load(args: argparse.Namespace) -> int:
 
     n = open_memo().load(args.file)
     print(f"{n:,} answers taken in from {args.file}")
+    return 0
+
+
+def _freeze(args: argparse.Namespace) -> int:
+    from datafast_nb.widgets.freeze import freeze_notebook
+
+    for file in args.file:
+        n = freeze_notebook(file)
+        print(f"{file}: {formats.plural(n, 'output')} made static" if n else f"{file}: no panel")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from datafast_nb import validate
 from datafast_nb.display import dag, shown, text
 from datafast_nb.display.views import Document, Graph
+from datafast_nb.engine import watching
 from datafast_nb.engine.asked import checkpoint_plan, run_settings, set_log_level, whole_number
 from datafast_nb.engine.confirm import confirm_first
 from datafast_nb.engine.context import Order, Pick, RunSettings
@@ -38,6 +39,8 @@ from datafast_nb.validate import CompiledPipeline
 
 if TYPE_CHECKING:
     import graphviz  # type: ignore[import-untyped]
+
+    from datafast_nb.widgets.panel import Panel
 
 Listener = Callable[[Event], None]
 Limits = Mapping[Any, int | Mapping[str, int]]
@@ -250,16 +253,14 @@ class Pipeline:
             limit, pick, limit_at, budget, max_calls, (batch_size, max_concurrent), sinks, order
         )
         settings.rate_limits = self._rate_limits(rate_limits)
-
         settings.checkpoint = checkpoint_plan(checkpoint_dir, resume, resume_from)
-
         confirm_first(self, settings, stop_after, confirm)
 
         def work(stop: Any, listen: Listener) -> Result:
             listeners = [listen] if on_event is None else [listen, on_event]
             return self._execute(settings, stop_after, listeners, stop)
 
-        return Run(work)
+        return Run(work, pipeline=self)
 
     def run_one(
         self, index: int | None = None, *, where: dict[str, Any] | None = None
@@ -357,7 +358,10 @@ class Pipeline:
         shown = progress_listener(show_progress)
         if shown is not None:
             listeners.append(shown)
-        return self._execute(settings, stop_after, listeners)
+        with watching.waited(self._tail) as wait:
+            listeners += wait.listeners
+            wait.result = self._execute(settings, stop_after, listeners, wait.stopped)
+        return wait.loud_result()
 
     def _execute(
         self,
@@ -390,7 +394,9 @@ class Pipeline:
         fragment = chain([n.step for n in nodes[1:]])
         return Pipeline._of(graft(fragment, head.pipeline._tail))
 
-    def _again(self, result: Result, **changes: Any) -> Result:
+    def _again(
+        self, result: Result, listeners: Sequence[Listener] = (), stop: Any = None, **changes: Any
+    ) -> Result:
         """Run as `result` was run, with other settings."""
         once = ("retry", "redraw", "dry", "sinks")
         kept = {k: v for k, v in result.info.settings.items() if k not in once}
@@ -403,9 +409,21 @@ class Pipeline:
             settings.checkpoint = replace(
                 settings.checkpoint, resume=True, resume_from=failed if settings.retry else None
             )
-        return self._execute(settings, settings.stop_after, [])
+        return self._execute(settings, settings.stop_after, list(listeners), stop)
 
     # Display. Nothing here asks a model or raises.
+
+    def panel(self, **options: Any) -> Panel:
+        """Buttons, progress, records and prompts of this pipeline, live; see `widgets.Panel`."""
+        from datafast_nb.widgets.panel import Panel  # upward: a panel runs pipelines
+
+        return Panel(self, **options)
+
+    def to_code(self) -> str:
+        """Python that builds this pipeline; what has no text of its own is said in a comment."""
+        from datafast_nb.widgets.code import pipeline_code  # upward: beside the panel's copy button
+
+        return pipeline_code(self)
 
     def view(self) -> Document:
         """Plain data for display: what stands here before a run. Asks no model."""

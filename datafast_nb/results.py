@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from datafast_nb.trace import RecordTrace
     from datafast_nb.validate import CompiledPipeline
     from datafast_nb.why import Why
+    from datafast_nb.widgets.panel import Panel
 
 
 @dataclass
@@ -437,6 +438,12 @@ class Result(Shown, list[Record]):
         from datafast_nb.report import write_report  # beside: it draws a Result
 
         return write_report(self, path, title)
+
+    def explore(self) -> Panel:
+        """All records in a table that sorts, searches and opens them; see `widgets.Panel`."""
+        from datafast_nb.widgets.panel import Panel  # upward: a panel holds a Result
+
+        return Panel(self)
 
     def _check_unedited(self) -> None:
         if self.is_edited:

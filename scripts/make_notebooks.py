@@ -18,6 +18,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from datafast_nb.widgets.freeze import freeze_notebook
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 RECORDING = NOTEBOOKS / "recordings" / "01_quickstart.jsonl"
@@ -230,10 +232,92 @@ once_more.ledger.total.new, len(once_more)""",
 ]
 
 
+PANEL = [
+    """#: # The panel
+
+A pipeline with buttons, live in a cell: try one record, run a few, watch, stop, read every prompt and reply, edit
+the prompt, look at the bill. **Showing it asks no model**; only its buttons do, and each says before what it will cost.
+
+![The panel of a pipeline: controls, progress, records](../docs/images/panel-light.png)
+
+Run this notebook to have it live. Without a kernel you see what stands beside each panel: its static display. The model
+here stands for a paid one: answers after 0.2 s, with a real list price, and a refusal now and then.""",
+    """import datafast_nb as dfn
+from datafast_nb import FakeModel, Filter, LLMStep, Source
+from datafast_nb.models.base import Response, Usage
+
+
+def answer(request):
+    asked = request.messages[-1]["content"]
+    if asked.startswith("Rate"):
+        return str(5 + len(asked) % 5)
+    if "tides" in asked:
+        return Response(text="I cannot help with that.", finish="refused", usage=Usage(25, 6))
+    topic = asked.split(": ", 1)[1]
+    return {"question": f"What is special about {topic}?", "answer": f"Quite a lot: {topic} is rarer than one thinks."}
+
+
+model = FakeModel(answer, name="gpt-4o-mini", provider="openai", latency_s=0.2)
+places = ["a cave", "a delta", "a glacier", "a reef", "a desert", "a volcano", "a fjord", "a bay with tides"]
+pipeline = (
+    Source.list([{"id": k, "topic": p, "level": 1 + k % 3} for k, p in enumerate(places * 4)]).as_step("topics")
+    >> Filter(fn=lambda r: r["level"] < 3).as_step("easy")
+    >> LLMStep(
+        prompt="Write a question of level {level}, and its answer, about: {topic}",
+        output_columns=["question", "answer"],
+        model=model,
+    ).as_step("ask")
+    >> LLMStep(prompt="Rate from 1 to 10: {question} {answer}", output_columns=["score"], model=model).as_step("rate")
+)""",
+    """#: ## 1. Open it
+
+`limit` and `budget` are only where its controls begin. Click **Run one**: one record goes through every step, and the
+*Record* tab shows each call: the prompt as it was sent, the raw reply, the parsed fields. Then **Run**. The cell is
+free meanwhile; **Stop** keeps every answer that arrived.""",
+    """panel = pipeline.panel(limit=10, budget=0.05)
+panel""",
+    """#: | | |
+|---|---|
+| *Records* | all rows, drawn as you scroll, also a million; search, filter, sort; the pandas expression that gives the same rows is below |
+| *Record* | one record from the source to the end, with its calls; *Retry*, *Ask again*, *Copy prompt*, *Pin* |
+| *Prompt* | edit prompt, system prompt, model and temperature as a draft; **Ctrl+Enter** runs it on the pinned records |
+| *Cost* | calls, tokens, paid, saved, wasted for each step and model; what was estimated and what was paid |
+| *Graph* | records and calls at each step; a click opens the records behind it |
+| *Errors* | failed calls by cause, with what to do; *Retry* asks for those alone |
+
+In the table: arrow keys, **Enter** opens the record, **Esc** goes back, **Space** selects, **p** pins. Keys that you press
+in the panel never reach the notebook.""",
+    """#: ## 2. What a cell runs, the panel shows
+
+`run` in a cell is the same pipeline: the panel follows it, its **Stop** stops it, and what it gave is shown
+there. Everything is in one memo, so what one has paid for, the other has for nothing.""",
+    """result = pipeline.run(limit=10)
+result""",
+    """#: ## 3. Rows that you look at, as a DataFrame
+
+`panel.df` has the rows as they are searched, filtered and sorted now; `panel.selection` those that are
+selected; `panel.result` is the whole Result.""",
+    """panel.df.head(3)""",
+    """#: A table of a Result alone, for instance of one that you loaded or joined, is `result.explore()`; a run that was
+started with `pipeline.start()` is watched with `run.panel()`.""",
+    """result.explore()""",
+    """#: ## 4. Take your edits with you
+
+A draft never changes the notebook. `panel.pipeline` is the pipeline with the edits, and `to_code()` writes a pipeline as
+Python, to copy into a cell. (A draft runs without sinks: files are written by what the notebook says.)""",
+    """print(panel.pipeline.to_code())""",
+    """#: ## 5. Commit it
+
+A saved notebook has the static display beside each panel, and hides it while the panel lives. `panel.freeze()` (or *Freeze*) puts what is
+shown now in the place of the panel; `datafast-nb freeze notebook.ipynb` does so for all panels of a file, so that what is
+committed reads well everywhere. This file was frozen so.""",
+]
+
+
 MARKDOWN = "#: "
 """How the text of a Markdown cell begins below."""
 
-ALL = {"01_quickstart": QUICKSTART, "02_cost_budget_resume": COST}
+ALL = {"01_quickstart": QUICKSTART, "02_cost_budget_resume": COST, "03_the_panel": PANEL}
 
 
 def build(cells: list[str]) -> nbformat.NotebookNode:
@@ -266,6 +350,7 @@ def write(name: str) -> None:
         cell.get("metadata", {}).pop("execution", None)
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, NOTEBOOKS / f"{name}.ipynb")
+    freeze_notebook(NOTEBOOKS / f"{name}.ipynb")
     print(f"{name}.ipynb written")
 
 

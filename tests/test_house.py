@@ -323,12 +323,15 @@ FOLDERS = (
     *("scripts", "binder", ".ci"),
 )
 
+# Folders that tools leave between our files.
+MADE = {"__pycache__", "node_modules"}
+
 
 def project_files() -> Iterator[Path]:
     tops = [p for p in ROOT.iterdir() if p.is_file() and not p.name.startswith(".")]
     below = [p for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.is_file()]
     for path in (*tops, *below):
-        if path.suffix in TEXT and path != Path(__file__) and "__pycache__" not in path.parts:
+        if path.suffix in TEXT and path != Path(__file__) and not MADE & set(path.parts):
             yield path
 
 

@@ -106,6 +106,18 @@ def test_cost_budget_resume_tells_what_it_says(project):
         memo.close()
 
 
+@pytest.mark.timeout(300)
+def test_the_panel_asks_only_for_what_a_cell_runs(project):
+    done = run_notebook(NOTEBOOKS / "03_the_panel.ipynb", project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    memo = Memo(project / ".datafast_nb" / "memo")
+    try:
+        # `pipeline.run(limit=10)`: ten questions, one of them refused, nine ratings. Panels: nothing.
+        assert memo.info().n_draws == 10 + 9
+    finally:
+        memo.close()
+
+
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.stem)
 def test_stored_outputs_are_those_of_a_whole_run_from_top_to_bottom(notebook):
     code = [c for c in json.loads(notebook.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]

@@ -57,7 +57,7 @@ def confirm_first(
         return
     try:
         learn_identities(pipeline.steps)
-        estimate = _estimate(pipeline, compiled, settings, last)
+        estimate = bounded_estimate(pipeline, compiled, settings, last)
     except Exception:  # of a user's function: the run meets it as well, and tells where
         return
     if estimate is not None and not _is_large(estimate):
@@ -98,7 +98,7 @@ class _Deadline(threading.Event):
         return time.monotonic() > self._at
 
 
-def _estimate(
+def bounded_estimate(
     pipeline: Pipeline, compiled: CompiledPipeline, settings: RunSettings, last: int
 ) -> ExecutionEstimate | None:
     """The estimate of the run, from a part of the records where all take too long; None: neither."""

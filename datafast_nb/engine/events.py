@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from datafast_nb.logs import logger, tell
+from datafast_nb.records import Record
 
 MOST_RECORDS = 20
 """Lost records that a log record names at most, for each kind of loss."""
@@ -31,6 +32,17 @@ class StepStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """Records that a step has finished, in the order in which their inputs came."""
+
+    records: list[Record]
+    is_new: list[bool]
+    """Of each record: a model was asked for it in this run."""
+    next: int
+    """The input to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """Calls of the running step so far."""
 
@@ -43,6 +55,17 @@ class Progress:
     failed: int
     paid_usd: float
     """At list price; NaN if unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """A step that asks models has, or may have, finished further records."""
+
+    step: str
+    index: int
+    finished: Callable[[int], Finished]
+    """The records made from those that entered at a place and behind it, up to the first that is
+    not finished; only to be called while the event is heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +93,7 @@ class RunFinished:
     n_out: int
 
 
-Event = RunStarted | StepStarted | Progress | StepFinished | Noted | RunFinished
+Event = RunStarted | StepStarted | Progress | Grown | StepFinished | Noted | RunFinished
 Listener = Callable[[Event], None]
 
 

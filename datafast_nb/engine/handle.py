@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datafast_nb.display import formats
 from datafast_nb.display.shown import Shown
@@ -24,9 +26,18 @@ from datafast_nb.display.views import (
     Paragraph,
     code,
 )
+from datafast_nb.engine import watching
 from datafast_nb.engine.events import Event, Progress, RunFinished, RunStarted, StepStarted
 from datafast_nb.engine.standing import Standing
+from datafast_nb.errors import RunInterrupted
 from datafast_nb.results import Result
+
+if TYPE_CHECKING:
+    from datafast_nb.pipeline import Pipeline
+    from datafast_nb.widgets.panel import Panel
+
+WIND_DOWN_S = 3.0
+"""How long an interrupted cell waits for the run to end: calls in flight have a second."""
 
 
 class Run(Shown):
@@ -40,10 +51,14 @@ class Run(Shown):
         work: Callable[[threading.Event, Callable[[Event], None]], Result],
         *,
         clock: Callable[[], float] = time.monotonic,
+        pipeline: Pipeline | None = None,
     ) -> None:
+        self.pipeline = pipeline
+        """What runs; None where it is not known."""
         self._stop_event = threading.Event()
         self._future: Future[Result] = Future()
         self._state = Snapshot()
+        self._listeners: list[Callable[[Event], None]] = []
         self._clock = clock
         self._status = "running"
         self._thread = threading.Thread(
@@ -70,7 +85,11 @@ class Run(Shown):
 
     def _listen(self, event: Event) -> None:
         self._state = self._state.after(event, self._clock())
-        if isinstance(event, RunFinished):
+        for heard in self._listeners:
+            heard(event)
+        if isinstance(event, RunStarted):
+            self._status = "running"  # of several runs, one after another
+        elif isinstance(event, RunFinished):
             self._status = event.status
 
     @property
@@ -99,9 +118,18 @@ class Run(Shown):
 
         Raises
         ------
+        RunInterrupted
+            If the cell was interrupted, or a panel's Stop has ended the run; `result` is the
+            partial Result, None where calls were still in flight.
         TimeoutError
             After `timeout_s` seconds; the run goes on.
         """
+        tail = None if self.done or self.pipeline is None else self.pipeline._tail
+        with watching.waited(tail, self._stop_event) as wait:
+            wait.result = self._wait(timeout_s)
+            return wait.loud_result()
+
+    def _wait(self, timeout_s: float | None) -> Result:
         waited = 0.0
         while True:
             # Waiting in short pieces: a single long wait would hold back Ctrl-C on some platforms.
@@ -118,11 +146,29 @@ class Run(Shown):
                     ) from None
             except KeyboardInterrupt:
                 self.stop()
-                raise
+                raise self._interrupted() from None
+
+    def _interrupted(self) -> RunInterrupted:
+        """What an interrupted cell raises, once the run has come to its end."""
+        with suppress(KeyboardInterrupt):  # one more: it is not waited for
+            wait_for([self._future], WIND_DOWN_S)
+        future = self._future
+        is_there = future.done() and not future.cancelled() and future.exception() is None
+        return watching.interrupted("Interrupted", future.result() if is_there else None)
 
     def __await__(self) -> Generator[Any, None, Result]:
         """The Result; cancelling the waiting task leaves the run alone."""
         return asyncio.shield(asyncio.wrap_future(self._future)).__await__()
+
+    def panel(self) -> Panel:
+        """The run, live: progress, Stop, and its records as soon as it has ended."""
+        from datafast_nb.widgets.panel import Panel  # upward: a panel runs pipelines
+
+        return Panel(self)
+
+    def tell(self, listener: Callable[[Event], None]) -> None:
+        """Tell `listener` of every event from now on, on the run's thread. It must not raise."""
+        self._listeners.append(listener)
 
     def view(self) -> Document:
         """Plain data for display: a snapshot, the same until the next event of the run."""
@@ -153,14 +199,15 @@ class Snapshot:
     index: int = 0
     standing: Standing = field(default_factory=Standing)
     first: tuple[float, int] | None = None
-    """Time of the first event of the steps that ask, in seconds of the clock, and the calls done by then."""
+    """Time of the first new answers of the steps that ask, in seconds of the clock, and how many came by then."""
     last: float = 0.0
     n_out: int | None = None
 
     def after(self, event: Event, now: float) -> Snapshot:
         """The snapshot after an event that came at `now`."""
         if isinstance(event, RunStarted):
-            return replace(self, steps=event.steps)
+            standing = self.standing.at_next_run()
+            return replace(self, status="running", steps=event.steps, standing=standing)
         if isinstance(event, StepStarted):
             return replace(self, step=event.step, index=event.index)
         if isinstance(event, RunFinished):
@@ -169,7 +216,9 @@ class Snapshot:
         if not isinstance(event, Progress):
             return replace(self, standing=standing)
         is_first = len(standing.lines) == 1 and event.step not in self._asking
-        if is_first:
+        # The time before the first answer says nothing of the rate: it is one call's, and start-up.
+        had_none = self.first is not None and self.first[1] == 0
+        if is_first or (had_none and event.new):
             return replace(self, standing=standing, first=(now, event.new), last=now)
         return replace(self, standing=standing, last=now)
 

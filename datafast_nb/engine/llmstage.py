@@ -17,7 +17,7 @@ from queue import Empty
 from datafast_nb.engine.calls import Call
 from datafast_nb.engine.context import RunContext
 from datafast_nb.engine.draws import adopt, answers_of, asking, find_draws
-from datafast_nb.engine.events import Progress
+from datafast_nb.engine.events import Grown, Progress
 from datafast_nb.engine.llmoutput import (
     Slot,
     copy_outcome,
@@ -485,3 +485,4 @@ class LLMStage(StageRecords):
                 self._paid,
             )
         )
+        self.ctx.bus.emit(Grown(self.run.name, self.run.index, self.finished))

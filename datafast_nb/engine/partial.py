@@ -61,7 +61,9 @@ class PartialOutput:
             return
         self._last = self._clock()
         try:
-            self._append(self._finished())
+            finished = self._stage.finished(self._next)
+            self._next = finished.next
+            self._append(finished.records)
             self._tell(event.total, event.done)
         except OSError as exc:
             self._has_failed = True
@@ -119,27 +121,3 @@ class PartialOutput:
         aside = self.progress_path.with_name(f".{self.progress_path.name}.000000000000.tmp")
         aside.write_bytes(json.dumps(body, indent=1).encode() + b"\n")
         os.replace(aside, self.progress_path)
-
-    def _finished(self) -> list[Record]:
-        """Output records of the inputs that have become finished, up to the first that is not."""
-        stage, step = self._stage, self._stage.step
-        chosen = None if stage.selected is None else set(stage.selected)
-        records = stage.table.records
-        out: list[Record] = []
-        while self._next < len(stage.slots):
-            i = self._next
-            slots = stage.slots[i]
-            if chosen is not None and i not in chosen:
-                self._next += 1
-                continue
-            if slots is None or any(s.row.status not in _FINAL for s in slots):
-                break
-            if not slots and i not in stage.bad_prompt:
-                out.append(step.skipped(records[i]))
-            out += [
-                step.output(records[i], s.row.values, s.variant, s.row.output_index)
-                for s in slots
-                if s.row.values is not None
-            ]
-            self._next += 1
-        return out

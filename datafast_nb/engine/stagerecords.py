@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from datafast_nb.engine.context import RunContext
 from datafast_nb.engine.draws import draw_label
+from datafast_nb.engine.events import Finished
 from datafast_nb.engine.llmoutput import Slot, assemble, outputs_of
 from datafast_nb.errors import RecordError
 from datafast_nb.lineage import Fates, Parents, Table
@@ -169,6 +172,40 @@ class StageRecords:
             self._fan_out,
             made,
         )
+
+    def finished(self, start: int) -> Finished:
+        """What has been made of input `start` and those behind it, up to the first not finished."""
+        found = Finished([], [], start)
+        end = start
+        for at in self._chosen_from(start):
+            slots = self.slots[at]
+            if slots is None or not self.is_done(at):
+                break
+            records = self._outputs(at, slots)
+            found.records.extend(records)
+            is_new = any(s.row.status == "new" for s in slots)
+            found.is_new.extend([is_new] * len(records))
+            end = at + 1
+        return replace(found, next=end)
+
+    def _chosen_from(self, start: int) -> Iterator[int]:
+        n = len(self.slots)
+        if self.selected is None:
+            yield from range(start, n)
+            return
+        for k in range(bisect_left(self.selected, start), len(self.selected)):
+            if self.selected[k] < n:
+                yield self.selected[k]
+
+    def _outputs(self, i: int, slots: Sequence[Slot]) -> list[Record]:
+        record = self.table.records[i]
+        if not slots and i not in self.bad_prompt:
+            return [self.step.skipped(record)]
+        return [
+            self.step.output(record, s.row.values, s.variant, s.row.output_index)
+            for s in slots
+            if s.row.values is not None
+        ]
 
     def made(self, i: int) -> Table:
         """What the step has made of record `i` so far."""

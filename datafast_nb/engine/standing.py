@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from datafast_nb.engine.events import Event, Progress, StepFinished
@@ -15,8 +16,8 @@ class Standing:
     """Of each step, in the order in which they began."""
     ended: frozenset[str] = frozenset()
     """Steps among them that are through."""
-    paid_before_usd: float = 0.0
-    """In the LLM steps before."""
+    before: tuple[Progress, ...] = ()
+    """The last figures of the LLM steps before."""
 
     def after(self, event: Event) -> Standing:
         """Where they stand after an event."""
@@ -30,22 +31,35 @@ class Standing:
             lines = (*self.lines[:at], event, *self.lines[at + 1 :])
             return replace(self, lines=lines)
         if self.ended.issuperset(names):  # all those are through: a new group begins
-            return Standing((event,), frozenset(), self.paid_usd)
+            return Standing((event,), frozenset(), (*self.before, *self.lines))
         return replace(self, lines=(*self.lines, event))
+
+    def at_next_run(self) -> Standing:
+        """Where they stand when another run follows."""
+        return Standing((), frozenset(), (*self.before, *self.lines))
 
     @property
     def together(self) -> Progress | None:
         """The figures of the group as those of one step."""
-        if len(self.lines) <= 1:
-            return self.lines[0] if self.lines else None
-        names = " + ".join(p.step for p in self.lines)
-        figures = {
-            field: sum(getattr(p, field) for p in self.lines)
-            for field in ("total", "done", "answered", "new", "failed", "paid_usd")
-        }
-        return Progress(names, **figures)
+        return _sum(self.lines)
+
+    @property
+    def all_together(self) -> Progress | None:
+        """The figures of the group and of all LLM steps before it."""
+        return _sum((*self.before, *self.lines))
 
     @property
     def paid_usd(self) -> float:
         """At list price, over all steps so far; NaN if unknown."""
-        return self.paid_before_usd + sum(p.paid_usd for p in self.lines)
+        return sum(p.paid_usd for p in (*self.before, *self.lines))
+
+
+def _sum(lines: Sequence[Progress]) -> Progress | None:
+    if len(lines) <= 1:
+        return lines[0] if lines else None
+    names = " + ".join(p.step for p in lines)
+    figures = {
+        field: sum(getattr(p, field) for p in lines)
+        for field in ("total", "done", "answered", "new", "failed", "paid_usd")
+    }
+    return Progress(names, **figures)

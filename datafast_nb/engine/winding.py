@@ -45,6 +45,8 @@ def let_go(stages: Sequence[LLMStage]) -> None:
         stage.release_all()
     for stage in stages:
         stage.look_on_disk()
+        if stage.n_planned:
+            stage.tell(force=True)  # what has come since the stage told last
 
 
 def _drain(

@@ -163,7 +163,7 @@ def look(folder: Path, *, warnings: tuple[str, ...], n_waiting: int, mode: str) 
     try:
         path = folder / database.DB_NAME
         with contextlib.closing(database.connect(path, wait_s=_WAIT_S, read_only=True)) as con:
-            n_draws = _count(con)
+            n_draws = count_answers(con)
             oldest, newest = (_one(con, _STORED.format(order)) for order in ("ASC", "DESC"))
             names, n_links = _models_of_newest(con)
             by_model = most_first(names)
@@ -202,7 +202,7 @@ def _one(con: sqlite3.Connection, statement: str) -> float | None:
     return None if row is None or not isinstance(row[0], (int, float)) else float(row[0])
 
 
-def _count(con: sqlite3.Connection) -> int:
+def count_answers(con: sqlite3.Connection) -> int:
     """Rows of answers. A trigger of diskcache's keeps the number of all rows."""
     row = con.execute("SELECT value FROM Settings WHERE key = 'count'").fetchone()
     own = con.execute("SELECT count(*) FROM Cache WHERE key < '\"'").fetchone()[0]

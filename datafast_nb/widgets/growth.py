@@ -1,0 +1,73 @@
+"""The records of a run that goes on, as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from datafast_nb.engine.events import Event, Grown, RunStarted
+from datafast_nb.logs import logger
+from datafast_nb.records import Record
+
+EVERY_S = 0.5
+"""Shortest time between two looks at what is finished."""
+SHARE = 10
+"""A table grows by one part in as many at least: whoever shows it reads all of it again."""
+
+
+class Growth:
+    """Hears of a run and hands on what each of its LLM steps has made so far.
+
+    Parameters
+    ----------
+    show
+        Called on the thread of the run with the step's name, its records so far in the order of
+        their inputs, and of each record "new" or "memo".
+    """
+
+    def __init__(
+        self,
+        show: Callable[[str, list[Record], list[str]], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show, self._clock = show, clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._index = -1
+        self._next = 0
+        self._records: list[Record] = []
+        self._statuses: list[str] = []
+        self._shown = 0
+        self._looked = float("-inf")
+        self._is_broken = False
+
+    def __call__(self, event: Event) -> None:
+        """Hear of an event. Never raises."""
+        if isinstance(event, RunStarted):
+            self._begin()
+        elif isinstance(event, Grown) and not self._is_broken:
+            try:
+                self._look(event)
+            except Exception:  # the run says better what is wrong
+                self._is_broken = True
+                logger.exception("the records of a run that goes on cannot be shown")
+
+    def _look(self, event: Grown) -> None:
+        now = self._clock()
+        if event.index < self._index or now - self._looked < EVERY_S:
+            return
+        if event.index > self._index and not event.finished(0).records:
+            return  # those of the step before stay until there is something
+        if event.index > self._index:
+            self._begin()
+            self._index = event.index
+        self._looked = now
+        found = event.finished(self._next)
+        self._next = found.next
+        self._records += found.records
+        self._statuses += ["new" if is_new else "memo" for is_new in found.is_new]
+        if len(self._records) - self._shown >= max(1, self._shown // SHARE):
+            self._shown = len(self._records)
+            self._show(event.step, list(self._records), list(self._statuses))

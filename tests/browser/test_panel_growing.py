@@ -1,0 +1,65 @@
+"""A panel's table during a run in a real JupyterLab, and the columns that it folds away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from panels import panel_page
+from playwright.sync_api import expect
+from real_lab import Lab
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+SLOW = """
+model = FakeModel(
+    lambda r: "about " + r.messages[-1]["content"], latency_s=0.3, parallel=4
+)
+rows = [{"id": i, "text": f"Text {i}"} for i in range(60)]
+pipeline = Source.list(rows) >> LLMStep(
+    prompt="Ask {text}", output_columns=["said"], model=model
+).as_step("ask")
+panel = pipeline.panel(limit=None)
+panel
+"""
+
+
+def test_rows_come_during_a_run_in_order_and_keep_their_places(chromium: Any, lab: Lab) -> None:
+    with panel_page(chromium, lab, SLOW) as p:
+        p.run_all()
+        p.run.click()
+        p.page.wait_for_function(
+            "() => document.querySelector('.dfnb .stale').textContent.startsWith('so far')"
+        )
+        assert p.phase == "running"
+        p.page.wait_for_function(
+            "() => Number(document.querySelector('.dfnb [data-tab=records]').textContent.split(' ')[1]) >= 8"
+        )
+        assert p.phase == "running"
+        texts = p.root.locator(".body .row").evaluate_all(
+            "rows => rows.slice(0, 8).map(r => r.innerText.replace(/\\s+/g, ' '))"
+        )
+        for i, text in enumerate(texts):
+            assert text.startswith(f"{i} ○ new {i} Text {i} about Ask Text {i}"), text
+        p.until("done", seconds=40)
+        expect(p.tab("records")).to_have_text("Records 60")
+        expect(p.root.locator(".stale")).to_have_text("")
+        assert p.value("model.calls") == 60
+        assert p.complaints == []
+
+
+def test_columns_that_steps_add_are_folded_away(chromium: Any, lab: Lab) -> None:
+    with panel_page(chromium, lab, SLOW.replace("range(60)", "range(2)")) as p:
+        p.run_all()
+        p.run.click()
+        p.until("done")
+        expect(p.tab("records")).to_have_text("Records 2")
+        heads = p.root.locator(".head .cell")
+        expect(heads).to_contain_text(["status", "id", "text", "said", "paid", "time"])
+        expect(heads.filter(has_text="_model")).to_have_count(0)
+        p.button("+ 1 _column").click()
+        expect(heads.filter(has_text="_model")).to_have_count(1)
+        expect(p.row(1)).to_contain_text("fake")
+        p.button("Hide _columns").click()
+        expect(heads.filter(has_text="_model")).to_have_count(0)
+        expect(p.row(1)).to_contain_text("about Ask Text 1")

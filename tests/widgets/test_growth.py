@@ -1,0 +1,115 @@
+"""The table of a panel grows while a run goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from browser_stand_in import Browser
+
+from datafast_nb import FakeModel, LLMStep, Pipeline, Source
+from datafast_nb.engine.events import Finished, Grown, RunStarted
+from datafast_nb.widgets import growth
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "EVERY_S", 0.0)
+
+
+Opened = Callable[..., Browser]
+
+
+class Gate:
+    """A model that answers the first few, and the others when it is opened."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.opened = threading.Event()
+        self.model = FakeModel(self.answer, parallel=1)
+
+    def answer(self, request: Any) -> str:
+        text = request.messages[-1]["content"]
+        if int(text.split()[-1]) >= self.first:
+            assert self.opened.wait(20)
+        return f"answer to {text}"
+
+
+def asked(n: int, model: FakeModel) -> Pipeline:
+    rows = [{"id": i} for i in range(n)]
+    step = LLMStep(prompt="Say {id}", output_columns=["said"], model=model)
+    return Source.list(rows) >> step.as_step("ask")
+
+
+def test_rows_come_while_the_run_goes_on_and_the_result_takes_their_place(opened: Opened) -> None:
+    gate = Gate(4)
+    view = opened(asked(30, gate.model), limit=None)
+    try:
+        view.ask("run", confirmed=True)
+        grown = view.until(lambda s: s["stale"].startswith("so far") and s["tables"]["final"]["n"])
+        assert grown["phase"] == "running"
+        assert "ask" in grown["stale"]
+        n = grown["tables"]["final"]["n"]
+        assert 1 <= n <= 4
+        rows = view.rows(n=n)
+        assert [r["v"][:2] for r in rows] == [[str(i), f"answer to Say {i}"] for i in range(n)]
+        assert {r["s"] for r in rows} == {"new"}
+        assert "ended" in view.refused("pin", row=0, on=True)
+        assert view.ask("record", step="final", row=0)["lineage"][0]["values"]["id"] == "0"
+        gate.opened.set()
+        view.until(lambda s: s["phase"] == "done" and s["tables"]["final"]["n"] == 30)
+        assert view.state["stale"] == ""
+        assert len(view.rows()) == 30
+    finally:
+        gate.opened.set()
+
+
+def test_what_grew_gives_way_to_the_result_of_a_run_that_is_stopped(opened: Opened) -> None:
+    gate = Gate(3)
+    view = opened(asked(10, gate.model), limit=None)
+    try:
+        view.ask("run", confirmed=True)
+        view.until(lambda s: s["tables"]["final"]["n"] >= 1 and s["stale"].startswith("so far"))
+        assert view.ask("stop")["stopping"]
+        gate.opened.set()
+        state = view.until(lambda s: s["phase"] == "stopped" and not s["stale"])
+        result = view.panel.result
+        assert result is not None
+        assert state["tables"]["final"]["n"] == len(result) >= 3
+    finally:
+        gate.opened.set()
+
+
+def test_a_table_grows_by_a_tenth_at_least_and_a_step_behind_takes_over() -> None:
+    shown: list[tuple[str, int]] = []
+    made = {"a": 0, "b": 0}
+    heard = growth.Growth(lambda step, records, _: shown.append((step, len(records))))
+
+    def reader(step: str) -> Any:
+        def finished(start: int) -> Finished:
+            n = max(0, made[step] - start)
+            return Finished([{"id": start + i} for i in range(n)], [True] * n, made[step])
+
+        return finished
+
+    heard(RunStarted(("a", "b")))
+    for made["a"] in (1, 10, 10, 100, 101, 105, 110, 111):
+        heard(Grown("a", 1, reader("a")))
+        heard(Grown("b", 2, reader("b")))
+    assert shown == [("a", 1), ("a", 10), ("a", 100), ("a", 110)]
+    made["b"] = 2
+    heard(Grown("b", 2, reader("b")))
+    heard(Grown("a", 1, reader("a")))
+    assert shown[4:] == [("b", 2)]
+
+
+def test_a_broken_reader_does_not_disturb_the_run() -> None:
+    heard = growth.Growth(lambda *_: None)
+
+    def broken(_: int) -> Finished:
+        raise RuntimeError("no")
+
+    for _ in range(3):
+        heard(Grown("a", 1, broken))
