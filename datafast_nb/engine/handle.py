@@ -27,7 +27,14 @@ from datafast_nb.display.views import (
     code,
 )
 from datafast_nb.engine import watching
-from datafast_nb.engine.events import Event, Progress, RunFinished, RunStarted, StepStarted
+from datafast_nb.engine.events import (
+    Event,
+    Progress,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepStarted,
+)
 from datafast_nb.engine.standing import Standing
 from datafast_nb.errors import RunInterrupted
 from datafast_nb.results import Result
@@ -202,17 +209,21 @@ class Snapshot:
     """Time of the first new answers of the steps that ask, in seconds of the clock, and how many came by then."""
     last: float = 0.0
     n_out: int | None = None
+    through: tuple[StepFinished, ...] = ()
+    """Steps of this run that have ended."""
 
     def after(self, event: Event, now: float) -> Snapshot:
         """The snapshot after an event that came at `now`."""
         if isinstance(event, RunStarted):
             standing = self.standing.at_next_run()
-            return replace(self, status="running", steps=event.steps, standing=standing)
+            return replace(self, status="running", steps=event.steps, standing=standing, through=())
         if isinstance(event, StepStarted):
             return replace(self, step=event.step, index=event.index)
         if isinstance(event, RunFinished):
             return replace(self, status=event.status, n_out=event.n_out)
         standing = self.standing.after(event)
+        if isinstance(event, StepFinished):
+            return replace(self, standing=standing, through=(*self.through, event))
         if not isinstance(event, Progress):
             return replace(self, standing=standing)
         is_first = len(standing.lines) == 1 and event.step not in self._asking

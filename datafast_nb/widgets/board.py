@@ -113,7 +113,7 @@ def memo_state() -> dict[str, Any]:
 
 
 def steps_state(
-    compiled: CompiledPipeline | None, runs: Sequence[Sequence[StepRun]], live: set[str]
+    compiled: CompiledPipeline | None, runs: Sequence[Sequence[StepRun]]
 ) -> list[dict[str, Any]]:
     """Each step with its counts, summed over the Results that are shown."""
     found: dict[str, dict[str, Any]] = {}
@@ -133,8 +133,27 @@ def steps_state(
             )
             for name, n in added:
                 line[name] = (line[name] or 0) + n
-    for name, line in found.items():
-        line["live"] = name in live
+    return list(found.values())
+
+
+def going_state(compiled: CompiledPipeline | None, at: Snapshot) -> list[dict[str, Any]]:
+    """Each step with its counts in the run that goes on."""
+    found: dict[str, dict[str, Any]] = {}
+    for node in () if compiled is None else compiled.nodes:
+        found[node.name] = _step_line(node.name, _kind(node.step))
+    for event in at.through:
+        if event.step in found:
+            found[event.step].update(n_in=event.n_in, n_out=event.n_out)
+    for p in at.standing.lines:
+        if p.step in found:
+            is_live = p.step not in at.standing.ended
+            found[p.step].update(new=p.new, memo=p.answered, failed=p.failed, live=is_live)
+            found[p.step].update(done=p.done, total=p.total)
+    for p in at.standing.before:
+        if p.step in found:
+            found[p.step].update(new=p.new, memo=p.answered, failed=p.failed)
+    if not any(line["live"] for line in found.values()) and at.step in found:
+        found[at.step]["live"] = True
     return list(found.values())
 
 
@@ -247,7 +266,10 @@ def graph_state(compiled: CompiledPipeline, steps: Sequence[dict[str, Any]]) -> 
 
 def _badge(line: dict[str, Any], *, is_first: bool) -> str:
     if line["n_out"] is None:
-        return str(line["kind"])
+        if not line.get("total"):
+            return "at work" if line["live"] else str(line["kind"])
+        failed = f" · {line['failed']:,} failed" if line["failed"] else ""
+        return formats.cell(f"{line['done']:,} of {line['total']:,} calls{failed}", 44)
     counts = f"{line['n_out']:,}" if is_first else f"{line['n_in']:,} → {line['n_out']:,}"
     more = [f"{line[k]:,} {k}" for k in ("new", "failed", "filtered") if line[k]]
     return formats.cell(" · ".join([counts, *more]), 44)

@@ -236,11 +236,7 @@ class Panel:
         progress = board.progress_state(at)
         phase, error = self.runs.phase, self.runs.error
         sizes = self.shelf.sizes()
-        live: set[str] = set()
-        if at is not None and phase in ("running", "stopping"):
-            live = {p.step for p in at.standing.lines} - at.standing.ended or {at.step}
         n_failed, n_groups = self.shelf.failures()
-        drafts = self.drafts
         said = error[1] if error else ""
         return {
             "title": self._title(),
@@ -255,9 +251,7 @@ class Panel:
             "estimate": self.estimate,
             "progress": progress,
             "memo": self._memo,
-            "steps": board.steps_state(
-                None if drafts is None else drafts.compiled, self.shelf.steps, live
-            ),
+            "steps": self.steps(),
             "tables": sizes,
             "errors": {"n": n_failed, "groups": n_groups},
             "stale": self._remark(),
@@ -267,6 +261,15 @@ class Panel:
             "waiting": self.runs.is_waiting,
             "poll": self.poll,
         }
+
+    def steps(self) -> list[dict[str, Any]]:
+        """Each step with its counts: of the run of many that goes on, else of what is shown."""
+        compiled = None if self.drafts is None else self.drafts.compiled
+        at = self.runs.snapshot()
+        many = ("run", "attached", "cell")
+        if at is not None and self.runs.phase in ("running", "stopping") and self.runs.what in many:
+            return board.going_state(compiled, at)
+        return board.steps_state(compiled, self.shelf.steps)
 
     def _remark(self) -> str:
         step = self.shelf.growing

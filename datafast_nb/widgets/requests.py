@@ -265,8 +265,7 @@ class Desk:
         drafts = self.panel.drafts
         if drafts is None:
             return {"nodes": [], "edges": [], "width": 0, "height": 0}
-        steps = board.steps_state(drafts.compiled, self.panel.shelf.steps, set())
-        return board.graph_state(drafts.compiled, steps)
+        return board.graph_state(drafts.compiled, self.panel.steps())
 
     def _errors(self, _: Message) -> dict[str, Any]:
         table = self.panel.shelf.table(FINAL)

@@ -48,6 +48,28 @@ def test_rows_come_during_a_run_in_order_and_keep_their_places(chromium: Any, la
         assert p.complaints == []
 
 
+def test_the_graph_counts_while_a_run_goes_on(chromium: Any, lab: Any) -> None:
+    with panel_page(chromium, lab, SLOW) as p:
+        p.run_all()
+        p.run.click()
+        p.tab("graph").click()
+        ask = p.root.locator(".node").filter(has_text="ask")
+        seen = set()
+        for _ in range(60):
+            text = ask.text_content() or ""
+            if " of 60 calls" in text:
+                seen.add(text)
+            if len(seen) >= 3 or p.phase == "done":
+                break
+            p.page.wait_for_timeout(300)
+        assert len(seen) >= 3, seen
+        p.until("done", seconds=40)
+        expect(ask).to_contain_text("60 → 60 · 60 new")
+        ask.click()
+        expect(p.tab("records")).to_have_attribute("aria-selected", "true")
+        assert p.complaints == []
+
+
 def test_columns_that_steps_add_are_folded_away(chromium: Any, lab: Lab) -> None:
     with panel_page(chromium, lab, SLOW.replace("range(60)", "range(2)")) as p:
         p.run_all()

@@ -53,6 +53,9 @@ def test_rows_come_while_the_run_goes_on_and_the_result_takes_their_place(opened
         assert "ask" in grown["stale"]
         n = grown["tables"]["final"]["n"]
         assert 1 <= n <= 4
+        graph = {node["id"]: node["badge"] for node in view.ask("graph")["nodes"]}
+        assert graph["ask"].endswith("of 30 calls")
+        assert [s["name"] for s in view.state["steps"] if s["live"]] == ["ask"]
         rows = view.rows(n=n)
         assert [r["v"][:2] for r in rows] == [[str(i), f"answer to Say {i}"] for i in range(n)]
         assert {r["s"] for r in rows} == {"new"}
@@ -62,6 +65,8 @@ def test_rows_come_while_the_run_goes_on_and_the_result_takes_their_place(opened
         view.until(lambda s: s["phase"] == "done" and s["tables"]["final"]["n"] == 30)
         assert view.state["stale"] == ""
         assert len(view.rows()) == 30
+        graph = {node["id"]: node["badge"] for node in view.ask("graph")["nodes"]}
+        assert graph["ask"] == "30 → 30 · 30 new"
     finally:
         gate.opened.set()
 

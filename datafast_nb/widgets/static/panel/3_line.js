@@ -381,7 +381,9 @@ export class Line {
   /** Bill, graph or errors, read again where the tables have changed. @param {string} op */
   side(op) {
     const { tables, phase, draft, session } = this.state;
-    const key = JSON.stringify([tables, phase, draft?.changed, session]);
+    // Counts of the graph are live, once a second.
+    const second = op === "graph" && this.isRunning ? Math.floor(Date.now() / 1_000) : 0;
+    const key = JSON.stringify([tables, phase, draft?.changed, session, second]);
     const held = this.sides.get(op) ?? { key: "", data: null, error: "" };
     if (held.key !== key && !this.lost) {
       held.key = key;
