@@ -179,34 +179,33 @@ export class Line {
     });
   }
 
-  /** Send a message again that an idle kernel does not answer; Python takes no message twice. @param {Json} message @param {number} [left] */
+  /** Send a message again that was lost on its way; Python takes no message twice. @param {Json} message @param {number} [left] */
   listenFor(message, left = 4) {
     this.later(async () => {
       if (!this.open.has(message.id) || this.lost || !left) return;
-      if (this.kernel?.status === "idle") {
-        await this.changeSubshell();
-        if (this.open.has(message.id) && !this.lost) this.model.send(message);
-      }
-      this.listenFor(message, this.kernel?.status === "idle" ? left - 1 : left);
+      if (await this.leaveSubshell() && this.open.has(message.id) && !this.lost) this.model.send(message);
+      this.listenFor(message, left - 1);
     }, UNHEARD_MS);
   }
 
   /**
    * JupyterLab sends the messages of widgets to a thread of the kernel of their own, a subshell. After a restart it may
-   * end the new one with the old widgets, and what is sent there is lost: go by another way.
+   * end the new one with the old widgets, and what is sent there is lost: go by another way. True: it was so.
    */
-  async changeSubshell() {
+  async leaveSubshell() {
     const pause = () => new Promise((resolve) => this.later(() => resolve(null), 200));
     try {
       const comm = (await this.model.widget_manager.get_model(this.state.model)).comm?.jsServicesComm;
-      if (!comm?.subshellId) return;
+      if (!comm?.subshellId) return comm?.commsOverSubshells === "disabled";
+      const { content } = await this.kernel.requestListSubshell({}).done;
+      if (content.subshell_id.includes(comm.subshellId)) return false; // it is only late
       comm.commsOverSubshells = "disabled";
       await pause();
-      if (!comm.subshellId) return; // by the main thread
-      comm.commsOverSubshells = "perCommTarget";
+      if (comm.subshellId) comm.commsOverSubshells = "perCommTarget"; // a new one
       await pause();
+      return true;
     } catch {
-      // Another host: nothing is known of its ways.
+      return false; // another host: nothing is known of its ways
     }
   }
 
