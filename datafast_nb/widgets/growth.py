@@ -9,7 +9,7 @@ from datafast_nb.engine.events import Event, Grown, RunStarted
 from datafast_nb.logs import logger
 from datafast_nb.records import Record
 
-EVERY_S = 0.5
+EVERY_S = 1.0
 """Shortest time between two looks at what is finished."""
 SHARE = 10
 """A table grows by one part in as many at least: whoever shows it reads all of it again."""

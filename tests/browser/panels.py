@@ -43,7 +43,7 @@ COUNT_MESSAGES = """() => {
     window.comm_states = [];
     kernel.iopubMessage.connect((_, m) => {
         if (m.header.msg_type !== 'comm_msg') return;
-        window.comm_messages.push(performance.now());
+        window.comm_messages.push(Date.parse(m.header.date));
         const state = m.content.data?.state?.state;
         if (state?.phase) window.comm_states.push({ at: Date.now() / 1000, ...state });
     });
@@ -197,7 +197,8 @@ class PanelPage:
         return self.root.locator(f".body .row[aria-rowindex='{at + 2}']")
 
     def count_messages(self) -> None:
-        """From now on keep when comm messages arrive, in `window.comm_messages` (milliseconds)."""
+        """From now on keep when comm messages were sent, in `window.comm_messages` (milliseconds): a busy
+        machine hands several over at once."""
         self.page.evaluate(COUNT_MESSAGES)
 
     @property

@@ -135,8 +135,7 @@ def test_a4_progress_is_live_and_true(chromium: Any, lab: Lab) -> None:
         times = opened.page.evaluate("window.comm_messages")
         most = max(sum(t <= u < t + 1_000 for u in times) for t in times)
         print(f"at most {most} comm messages a second, {len(times)} in all")
-        assert len(times) / (times[-1] - times[0]) * 1_000 <= 12
-        assert most <= 24, "what a busy machine held back comes at once"
+        assert most <= 12
 
         live = [s for s in states if s["phase"] == "running" and s["progress"]]
         end = next(s["at"] for s in states if s["phase"] in ("done", "failed"))
