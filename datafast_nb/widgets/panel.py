@@ -348,6 +348,15 @@ class Panel:
         return Growth(show)
 
     def _adopt(self, outcome: Outcome, changes: dict[str, Any]) -> None:
+        """Show what a run gave; what goes wrong in it is said, and the table before stays."""
+        try:
+            self._show_outcome(outcome, changes)
+        except Exception as exc:
+            self.shelf.stop_growing()
+            self.runs.complain(f"its records cannot be shown: {formats.error_text(exc)}")
+            raise
+
+    def _show_outcome(self, outcome: Outcome, changes: dict[str, Any]) -> None:
         result = outcome.result
         if outcome.what in ("retry", "retry_failed"):
             self._put_in_place()

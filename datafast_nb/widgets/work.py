@@ -172,6 +172,12 @@ class Runs:
 
         run._future.add_done_callback(over)
 
+    def complain(self, words: str) -> None:
+        """Say what went wrong after a run."""
+        with self._lock:
+            self.error = "The run has ended", words
+        self._changed()
+
     def stop(self) -> bool:
         """Send nothing more; False: nothing is on its way."""
         with self._lock:

@@ -327,3 +327,25 @@ def test_the_figures_at_the_end_are_those_of_all_steps(opened: Opened) -> None:
     progress = state["progress"]
     assert progress["new"] == model.calls == 12
     assert [line["step"] for line in progress["lines"]] == ["ask", "rate"]
+
+
+def test_a_result_that_cannot_be_shown_is_said(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dfn.FakeModel()
+    browser = opened(qa(model, n=2))
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no table today")
+
+    monkeypatch.setattr(browser.panel.shelf, "show", broken)
+    browser.ask("run", confirmed=True)
+    state = browser.until(lambda s: s["error"])
+    assert "no table today" in state["error"]["text"]
+    assert model.calls == 2
+    monkeypatch.undo()
+    browser.ask("run", confirmed=True)
+    browser.until(lambda s: s["phase"] == "done" and s["error"] is None)
+    browser.ended()
+    assert [r["s"] for r in browser.rows()] == ["memo", "memo"]
+    assert model.calls == 2
