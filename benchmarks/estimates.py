@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import statistics
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
@@ -170,6 +172,22 @@ def compare(seed: int) -> Outcome:
     return Outcome(seed, made.words, estimate.cost, total.paid_usd, estimate.calls, total.new)
 
 
+def compare_with_new_memo(seed: int) -> Outcome:
+    """`compare` where nothing has been answered yet."""
+    with tempfile.TemporaryDirectory() as home:
+        options.home = home
+        try:
+            return compare(seed)
+        finally:
+            close_memos()
+
+
+def compare_all(n: int) -> list[Outcome]:
+    """`compare` for the seeds below `n`, on all processors, each in a process's own memo."""
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(compare_with_new_memo, range(n), chunksize=5))
+
+
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Rates and widths."""
     n = len(outcomes)
@@ -186,12 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pipelines", type=int, default=200)
     n = parser.parse_args().pipelines
-    outcomes = []
-    for seed in range(n):
-        with tempfile.TemporaryDirectory() as home:
-            options.home = home
-            outcomes.append(compare(seed))
-            close_memos()
+    outcomes = compare_all(n)
     for outcome in outcomes:
         if not outcome.cost_is_held:
             print(outcome.line)

@@ -159,6 +159,11 @@ class RunContext:
         self.spend.add_saved(lines)
 
     @property
+    def n_in_flight(self) -> int:
+        """Requests of the run under way."""
+        return 0 if self._scheduler is None else self._scheduler.n_in_flight
+
+    @property
     def running_scheduler(self) -> Scheduler | None:
         """The scheduler, if one was made."""
         return self._scheduler

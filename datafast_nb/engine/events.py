@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from datafast_nb.logs import logger, tell
 from datafast_nb.records import Record
+from datafast_nb.runs import CallRow
 
 MOST_RECORDS = 20
 """Lost records that a log record names at most, for each kind of loss."""
@@ -66,6 +67,12 @@ class Grown:
     finished: Callable[[int], Finished]
     """The records made from those that entered at a place and behind it, up to the first that is
     not finished; only to be called while the event is heard."""
+    calls: Sequence[CallRow] = ()
+    """All calls of the step so far. They go on changing while it runs; any thread may read them."""
+    inputs: Sequence[Record] = ()
+    """What entered the step so far: a call is about `inputs[call.record]`."""
+    in_flight: int = 0
+    """Requests of the run under way, those of its other steps too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from datafast_nb.display.views import (
 from datafast_nb.engine import watching
 from datafast_nb.engine.events import (
     Event,
+    Grown,
     Progress,
     RunFinished,
     RunStarted,
@@ -66,6 +67,8 @@ class Run(Shown):
         self._future: Future[Result] = Future()
         self._state = Snapshot()
         self._listeners: list[Callable[[Event], None]] = []
+        self._grown: dict[str, Grown] = {}
+        """Of each LLM step, what was heard of it last; for who listens later."""
         self._clock = clock
         self._status = "running"
         self._thread = threading.Thread(
@@ -74,6 +77,13 @@ class Run(Shown):
         self._thread.start()
 
     def _serve(self, work: Callable[[threading.Event, Callable[[Event], None]], Result]) -> None:
+        try:
+            self._do(work)
+        finally:  # a handle that is kept holds no step
+            self._listeners = []
+            self._grown = {}
+
+    def _do(self, work: Callable[[threading.Event, Callable[[Event], None]], Result]) -> None:
         try:
             result = work(self._stop_event, self._listen)
         except BaseException as exc:
@@ -92,6 +102,8 @@ class Run(Shown):
 
     def _listen(self, event: Event) -> None:
         self._state = self._state.after(event, self._clock())
+        if isinstance(event, Grown):
+            self._grown = {**self._grown, event.step: event}
         for heard in self._listeners:
             heard(event)
         if isinstance(event, RunStarted):
@@ -209,6 +221,8 @@ class Snapshot:
     """Time of the first new answers of the steps that ask, in seconds of the clock, and how many came by then."""
     last: float = 0.0
     n_out: int | None = None
+    in_flight: int = 0
+    """Requests under way."""
     through: tuple[StepFinished, ...] = ()
     """Steps of this run that have ended."""
 
@@ -220,7 +234,9 @@ class Snapshot:
         if isinstance(event, StepStarted):
             return replace(self, step=event.step, index=event.index)
         if isinstance(event, RunFinished):
-            return replace(self, status=event.status, n_out=event.n_out)
+            return replace(self, status=event.status, n_out=event.n_out, in_flight=0)
+        if isinstance(event, Grown):
+            return replace(self, in_flight=event.in_flight)
         standing = self.standing.after(event)
         if isinstance(event, StepFinished):
             return replace(self, standing=standing, through=(*self.through, event))
@@ -318,6 +334,8 @@ def _running(at: Snapshot) -> list[tuple[str, str]]:
     elif at.step:
         place = f", {at.index + 1} of {len(at.steps)}" if at.steps else ""
         rows.append(("step", f"{formats.cell(at.step, formats.MAX_NAME)}{place}"))
+    if at.in_flight:
+        rows.append(("in flight", formats.plural(at.in_flight, "call")))
     if at.left_s is not None:
         rows.append(("rate", f"{at.calls_per_s:,.2g} new calls a second"))
         rows.append(

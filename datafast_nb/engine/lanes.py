@@ -70,6 +70,11 @@ class Lane:
         self.member = Member(self.limit, limit, self.has_calls)
         gate.join(self.member)
 
+    @property
+    def n_under_way(self) -> int:
+        """Attempts that were sent and have not ended. The one figure that any thread may ask for."""
+        return len(self._running)
+
     def has_calls(self) -> bool:
         """Whether calls are waiting or under way."""
         return self.workers > 0 or bool(self.queue)

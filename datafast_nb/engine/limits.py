@@ -252,6 +252,13 @@ def worst_usd(price: Price | None, request: Request) -> float:
     return cost_usd(price, input_bound(request), request.max_tokens or DEFAULT_MAX_OUTPUT_TOKENS)
 
 
+def tokens_of(reply: Reply) -> int | None:
+    """Tokens of a reply as the provider counted them; None where it did not."""
+    if reply.input_tokens is None or reply.output_tokens is None:
+        return None
+    return reply.input_tokens + reply.output_tokens
+
+
 def reply_usd(price: Price | None, reply: Reply) -> float:
     """List price of a reply; NaN where price or counts are unknown and it is not free."""
     if price is not None and price.is_free:

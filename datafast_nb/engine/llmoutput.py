@@ -178,7 +178,7 @@ def assemble(
                 call_of.append(at + k)
             elif row.status == "failed":
                 n_bad += 1
-                run.errors.append(_call_error(i, record, slot))
+                run.errors.append(call_error(row, record, slot.messages[-1]["content"]))
         at += len(slots)
         if i in bad_prompts:
             n_bad += 1
@@ -214,19 +214,19 @@ def _ways(step: LLMStep) -> dict[str, str | None]:
     return found
 
 
-def _call_error(i: int, record: Record, slot: Slot) -> CallError:
-    row = slot.row
+def call_error(call: CallRow, given: Record, prompt: str | None) -> CallError:
+    """A failed call with the record that it was about, and the last message where it is at hand."""
     return CallError(
-        step=row.step,
-        record=i,
-        kind=row.verdict,
-        error=row.error,
-        model=row.model,
-        key=row.key,
-        label=row.label,
-        text=row.text,
-        prompt=slot.messages[-1]["content"],
-        input=record,
+        step=call.step,
+        record=call.record,
+        kind=call.verdict,
+        error=call.error,
+        model=call.model,
+        key=call.key,
+        label=call.label,
+        text=call.text,
+        prompt=prompt,
+        input=given,
     )
 
 

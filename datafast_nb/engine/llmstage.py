@@ -485,4 +485,6 @@ class LLMStage(StageRecords):
                 self._paid,
             )
         )
-        self.ctx.bus.emit(Grown(self.run.name, self.run.index, self.finished))
+        run, in_flight = self.run, self.ctx.n_in_flight
+        calls, inputs = run.calls, self.table.records
+        self.ctx.bus.emit(Grown(run.name, run.index, self.finished, calls, inputs, in_flight))

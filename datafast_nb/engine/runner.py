@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from datafast_nb.engine import flow
@@ -86,10 +87,13 @@ class Runner:
         except (KeyboardInterrupt, Stopped) as exc:
             self._end_early(exc)
             self._keep_finished()
-        except Exception:
+        except Exception as exc:
             info.status = "failed"
             if not ctx.settings.dry:
-                remember(Result([], info))  # what came before the error is in its steps
+                failed = Result([], info)  # what came before the error is in its steps
+                remember(failed)
+                with suppress(AttributeError):  # of a class that takes no further attribute
+                    exc._failed_run = failed  # type: ignore[attr-defined]
             ctx.bus.emit(RunFinished(info.status, 0))
             raise
         finally:

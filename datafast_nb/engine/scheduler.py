@@ -31,6 +31,7 @@ from datafast_nb.engine.limits import (
     patience_error,
     reply_usd,
     token_bound,
+    tokens_of,
     too_long_a_wait,
 )
 from datafast_nb.engine.loop import engine_loop
@@ -140,6 +141,11 @@ class Scheduler:
                 "cancelled; they are left to themselves, and their answers are lost. complete() "
                 "must not catch asyncio.CancelledError, nor block"
             )
+
+    @property
+    def n_in_flight(self) -> int:
+        """Requests under way."""
+        return sum(lane.n_under_way for lane in tuple(self._lanes.values()))
 
     def _busy_lanes(self) -> list[Lane]:
         return [lane for lane in self._lanes.values() if lane.workers]
@@ -342,7 +348,7 @@ class Scheduler:
         lane.gate.refused_in_a_row = 0
         leave, call.leave = call.leave, None
         if leave is not None:
-            lane.gate.leave(leave, tokens=_tokens(reply))
+            lane.gate.leave(leave, tokens=tokens_of(reply))
         return reply, bad is not None and call.may_reask(bad) and not self._stopping
 
     async def _after_failure(
@@ -490,10 +496,3 @@ class Scheduler:
         self._stop()
         for task in list(self._tasks):
             task.cancel()
-
-
-def _tokens(reply: Reply) -> int | None:
-    """Tokens of a reply as the provider counted them; None where it did not."""
-    if reply.input_tokens is None or reply.output_tokens is None:
-        return None
-    return reply.input_tokens + reply.output_tokens

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from datafast_nb.engine.context import RunContext
 from datafast_nb.engine.draws import draw_label
-from datafast_nb.engine.events import Finished
+from datafast_nb.engine.events import Finished, Grown
 from datafast_nb.engine.llmoutput import Slot, assemble, outputs_of
 from datafast_nb.errors import RecordError
 from datafast_nb.lineage import Fates, Parents, Table
@@ -23,6 +23,10 @@ ALWAYS_KEPT = 256
 """First calls of a step, whose prompts and replies are kept in runs of any size: displays show them."""
 ENDED = frozenset({"answered", "new", "failed"})
 """States of a call that has come to its end."""
+
+
+def _no_more(start: int) -> Finished:
+    return Finished([], [], start)
 
 
 class StageRecords:
@@ -162,6 +166,8 @@ class StageRecords:
                 for slot in some or ():
                     slot.row.record = place
         run.calls = [s.row for some in slots for s in some or ()]
+        if order is not None:  # the calls name other places from now on
+            self.ctx.bus.emit(Grown(run.name, run.index, _no_more, run.calls, table.records))
         return assemble(
             run,
             self.step,

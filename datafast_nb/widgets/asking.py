@@ -55,6 +55,9 @@ class Asker:
         except Exception as exc:
             runs.release(said_of(exc))
             raise
+        finally:
+            if not runs.is_busy and self.panel.estimate is None:  # changed while it was claimed
+                self.panel.desk.estimate_again()
         return {}
 
     def arguments(self) -> dict[str, Any]:
@@ -74,11 +77,12 @@ class Asker:
     def _run(self, message: Message) -> None:
         panel = self.panel
         pipeline = panel.pipeline
-        panel.estimated = panel.desk.estimated_dollars()
+        estimated = panel.desk.estimated_dollars()
         # What a draft writes is not what the notebook says: it leaves the files alone.
         sinks: Any = False if panel.drafts is not None and panel.drafts.is_changed else "auto"
         confirmed = bool(message.get("confirmed"))
         panel.begin(lambda: pipeline.start(**self.arguments(), sinks=sinks, confirm=confirmed))
+        panel.estimated = estimated
 
     def _run_one(self, message: Message) -> None:
         record = message.get("record")

@@ -58,7 +58,7 @@ def progress_state(at: Snapshot | None) -> dict[str, Any] | None:
         "new": together.new,
         "failed": together.failed,
         "paid": finite(at.paid_usd),
-        "in_flight": None,
+        "in_flight": at.in_flight if goes_on else None,
         "rate": at.calls_per_s,
         "eta": finite(at.left_s),
     }
@@ -202,8 +202,9 @@ def cost_state(
 ) -> dict[str, Any]:
     """The bill, beside what was foreseen."""
     known = [v for v in estimated.values() if math.isfinite(v)]
+    left = dict(estimated)  # of a step: it stands on the first of its lines
     return {
-        "lines": [_bill(line, estimated.get(line.step)) for line in lines],
+        "lines": [_bill(line, left.pop(line.step, None)) for line in lines],
         "total": _bill(total, sum(known) if known else None),
         "note": note,
     }

@@ -210,10 +210,13 @@ def _request(call: CallRow, step: LLMStep | None) -> str:
     return Secret().redact(json.dumps(kept, ensure_ascii=False, indent=2, default=str))
 
 
-def error_groups(failed: Sequence[tuple[int, CallError]], n_rows: int) -> list[dict[str, Any]]:
-    """The failures by step and kind, most frequent first; rows are those of the grid."""
+def error_groups(failed: Sequence[CallError], n_rows: int | None) -> list[dict[str, Any]]:
+    """The failures by step and kind, most frequent first.
+
+    `n_rows`: rows of the grid, behind which the failures stand in it; None: they do not.
+    """
     groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for k, (_, error) in enumerate(failed):
+    for k, error in enumerate(failed):
         group = groups.get((error.step, error.kind))
         if group is None:
             again = " Retry asks again." if error.remedy.asks_again else ""
@@ -229,6 +232,6 @@ def error_groups(failed: Sequence[tuple[int, CallError]], n_rows: int) -> list[d
                 "rows": [],
             }
         group["n"] += 1
-        if len(group["rows"]) < 100:
+        if n_rows is not None and len(group["rows"]) < 100:
             group["rows"].append(n_rows + k)
     return sorted(groups.values(), key=lambda g: -g["n"])

@@ -18,6 +18,7 @@ from datafast_nb.pipeline import Pipeline
 from datafast_nb.records import Record
 from datafast_nb.steps.llm import LANGUAGE_FIELDS, LLMStep
 from datafast_nb.steps.sampling import Sample
+from datafast_nb.steps.transform import Map
 from datafast_nb.validate import CompiledNode, CompiledPipeline, inspect_graph
 
 EDITED = ("prompt", "system", "model", "temperature", "n")
@@ -209,3 +210,10 @@ def _redone(step: LLMStep, changes: Mapping[str, Any]) -> LLMStep:
         if name in vars(step):
             setattr(made, name, getattr(step, name))
     return made
+
+
+def has_known_places(pipeline: Pipeline) -> bool:
+    """The records that enter the first LLM step are those of the source, one for one."""
+    steps = pipeline.steps[1:]
+    first = next((i for i, s in enumerate(steps) if isinstance(s, LLMStep)), len(steps))
+    return all(isinstance(s, Map) for s in steps[:first])

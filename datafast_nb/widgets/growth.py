@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from datafast_nb.engine.events import Event, Grown, RunStarted
+from datafast_nb.engine.llmoutput import call_error
 from datafast_nb.logs import logger
 from datafast_nb.records import Record
+from datafast_nb.runs import CallError
+from datafast_nb.store.ledger import Ledger
 
 EVERY_S = 1.0
 """Shortest time between two looks at what is finished."""
@@ -32,6 +35,8 @@ class Growth:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._show, self._clock = show, clock
+        self._heard: dict[str, Grown] = {}
+        """Of each LLM step, what was heard of it last."""
         self._begin()
 
     def _begin(self) -> None:
@@ -47,12 +52,36 @@ class Growth:
         """Hear of an event. Never raises."""
         if isinstance(event, RunStarted):
             self._begin()
-        elif isinstance(event, Grown) and not self._is_broken:
+            self._heard = {}
+        elif isinstance(event, Grown):
+            self._heard = {**self._heard, event.step: event}  # other threads read it
+            if self._is_broken:
+                return
             try:
                 self._look(event)
             except Exception:  # the run says better what is wrong
                 self._is_broken = True
                 logger.exception("the records of a run that goes on cannot be shown")
+
+    def catch_up(self, heard: Mapping[str, Grown]) -> None:
+        """What was told before this listens: the bill and the failures are of the whole run."""
+        self._heard = {**heard, **self._heard}
+
+    @property
+    def ledger(self) -> Ledger:
+        """The bill so far. A microsecond a call, on the thread that asks."""
+        heard = self._heard
+        return Ledger.joined(Ledger.of(list(event.calls)) for event in heard.values())
+
+    @property
+    def errors(self) -> list[CallError]:
+        """The calls that have failed so far, without those whose prompt could not be written."""
+        return [
+            call_error(call, event.inputs[call.record], None)
+            for event in self._heard.values()
+            for call in list(event.calls)
+            if call.status == "failed" and call.error
+        ]
 
     def _look(self, event: Grown) -> None:
         now = self._clock()

@@ -26,12 +26,12 @@ from datafast_nb.results import Result, last_result
 from datafast_nb.trace import RecordTrace, trace_all
 from datafast_nb.widgets import board
 from datafast_nb.widgets.board import FINAL
-from datafast_nb.widgets.draft import Drafts
+from datafast_nb.widgets.draft import Drafts, has_known_places
 from datafast_nb.widgets.freeze import EMPTY, in_words, static_bundle
 from datafast_nb.widgets.growth import Growth
 from datafast_nb.widgets.looking import Looking
 from datafast_nb.widgets.pins import Pins
-from datafast_nb.widgets.requests import Desk, has_known_places
+from datafast_nb.widgets.requests import Desk
 from datafast_nb.widgets.shelf import Part, Shelf
 from datafast_nb.widgets.threads import Pulse, Worker
 from datafast_nb.widgets.work import Outcome, Runs
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
     from datafast_nb.widgets.model import PanelModel
 
+MANY = ("run", "attached", "cell")
+"""Runs of many records, which tables, bill and failures follow while they go on."""
+THEIRS = ("attached", "cell")
+"""Those that the panel has not begun."""
 INSTALL = "pip install 'datafast-nb[panel]' makes this a live panel."
 
 
@@ -93,6 +97,8 @@ class Panel:
         self.last_trace: RecordTrace | None = None
         self._memo: dict[str, Any] | None = None
         self._changes_of_run: dict[str, Any] = {}
+        self._budget_of_run: float | None = None
+        self._growth: Growth | None = None
         self.poll = "google.colab" in sys.modules
         name = f"datafast_nb-panel-{self.session[:6]}"
         me = weakref.ref(self)  # a thread must not keep a panel that nobody holds
@@ -104,6 +110,7 @@ class Panel:
         self.look, self.act = Worker(f"{name}-look"), Worker(f"{name}-act")
         self.figures = Worker(f"{name}-figures")
         self._pulse = Pulse(f"{name}-pulse", beat)
+        self._pushing = threading.RLock()
         self._pushed: dict[str, Any] = {}
         self._widget: PanelModel | None = None
         self._shown: list[tuple[str, str]] = []
@@ -236,7 +243,12 @@ class Panel:
         progress = board.progress_state(at)
         phase, error = self.runs.phase, self.runs.error
         sizes = self.shelf.sizes()
-        n_failed, n_groups = self.shelf.failures()
+        n_failed = self.shelf.n_failed()
+        if self.going is not None and at is not None:
+            n_failed = sum(p.failed for p in (*at.standing.before, *at.standing.lines))
+        if progress is not None:
+            # What others began is bound by what they said, not by the control here.
+            progress["budget"] = None if self.runs.what in THEIRS else self._budget_of_run
         said = error[1] if error else ""
         return {
             "title": self._title(),
@@ -253,7 +265,7 @@ class Panel:
             "memo": self._memo,
             "steps": self.steps(),
             "tables": sizes,
-            "errors": {"n": n_failed, "groups": n_groups},
+            "errors": {"n": n_failed},
             "stale": self._remark(),
             "draft": self.desk.draft_state(),
             "focus": self.focus,
@@ -266,10 +278,15 @@ class Panel:
         """Each step with its counts: of the run of many that goes on, else of what is shown."""
         compiled = None if self.drafts is None else self.drafts.compiled
         at = self.runs.snapshot()
-        many = ("run", "attached", "cell")
-        if at is not None and self.runs.phase in ("running", "stopping") and self.runs.what in many:
+        if at is not None and self.going is not None:
             return board.going_state(compiled, at)
         return board.steps_state(compiled, self.shelf.steps)
+
+    @property
+    def going(self) -> Growth | None:
+        """What the run of many that goes on has made so far; None: there is none."""
+        is_on = self.runs.phase in ("running", "stopping")
+        return self._growth if is_on and self.runs.what in MANY else None
 
     def _remark(self) -> str:
         step = self.shelf.growing
@@ -313,10 +330,11 @@ class Panel:
         widget = self._widget
         busy = self.runs.is_busy
         if widget is not None:
-            state = self.state()
-            if state != self._pushed:
-                self._pushed = state
-                widget.push(state)
+            with self._pushing:  # a state of another thread must not come behind a newer one
+                state = self.state()
+                if state != self._pushed:
+                    self._pushed = state
+                    widget.push(state)
         return busy
 
     # Runs.
@@ -325,13 +343,12 @@ class Panel:
         """Start what was claimed, and remember what it is a run of."""
         assert self.drafts is not None
         self._changes_of_run = deepcopy(self.drafts._changes)
+        self._budget_of_run = self.controls["budget"]
         self.runs.begin(make)
 
     def _ended(self, outcome: Outcome) -> None:
         """A run has ended: its records are shown from the panel's own thread."""
-        changes = {} if outcome.what == "cell" else self._changes_of_run
-        if outcome.what == "attached":
-            changes = {}
+        changes = {} if outcome.what in THEIRS else self._changes_of_run
         if not self.act.put(lambda: self._adopt(outcome, changes)):
             return
 
@@ -345,7 +362,10 @@ class Panel:
                 panel.shelf.grow(step, records, statuses)
                 panel._wake()
 
-        return Growth(show)
+        if self.runs.what in THEIRS:
+            self.estimated = {}
+        self._growth = Growth(show)
+        return self._growth
 
     def _adopt(self, outcome: Outcome, changes: dict[str, Any]) -> None:
         """Show what a run gave; what goes wrong in it is said, and the table before stays."""
@@ -354,6 +374,7 @@ class Panel:
         except Exception as exc:
             self.shelf.stop_growing()
             self.runs.complain(f"its records cannot be shown: {formats.error_text(exc)}")
+            self.desk.estimate_again()
             raise
 
     def _show_outcome(self, outcome: Outcome, changes: dict[str, Any]) -> None:
@@ -367,9 +388,11 @@ class Panel:
             part = Part(result, _key_of(result.info.settings), changes, time.time())
             if part.key is not None:
                 self._adopt_one(part)
-            elif outcome.error is None or len(result) or result.errors:
+            elif outcome.error is None or len(result) or result.ledger.total.n_calls:
                 self.focus = None
                 self.shelf.show([part])
+        if not self.runs.is_busy:
+            self._growth = None
         self.shelf.stop_growing()  # a run that gave nothing leaves what was shown before
         self._memo = _quietly(board.memo_state)
         self.desk.estimate_again()
@@ -396,6 +419,7 @@ class Panel:
         row: int | None = None
         if not (self.shelf.is_whole and self.shelf.parts[0].changes == part.changes):
             self.shelf.add_try(part)
+            self.estimated = {}
             before = 0
             for other in self.shelf.parts:
                 if other is part:

@@ -74,7 +74,8 @@ class Pins:
         if not pins or shelf.growing:
             return {}
         wanted = {p.record for p in pins if p.record is not None}
-        found: dict[int, int] = {}
+        here = [p for p in pins if p.record is not None and p.version == shelf.version]
+        found = {p.record: p.row for p in here if p.record is not None}
         table = shelf.table(FINAL)
         n = len(table) + len(table.failed)
         # Where every record becomes one, each stands in its own place.

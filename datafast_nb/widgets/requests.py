@@ -24,7 +24,6 @@ from datafast_nb.pipeline import Pipeline
 from datafast_nb.records import Record
 from datafast_nb.results import Result
 from datafast_nb.steps.llm import LLMStep
-from datafast_nb.steps.transform import Map
 from datafast_nb.widgets import board
 from datafast_nb.widgets.asking import Asker
 from datafast_nb.widgets.board import FINAL
@@ -37,6 +36,7 @@ from datafast_nb.widgets.detail import (
     row_detail,
     trace_detail,
 )
+from datafast_nb.widgets.draft import EDITED
 from datafast_nb.widgets.pins import row_of
 from datafast_nb.widgets.rows import Overtaken
 from datafast_nb.widgets.wanted import Wanted
@@ -195,7 +195,8 @@ class Desk:
                 checked |= {k: settings[k] for k in ("model", "temperature", "n")}
         controls.update(checked)
         self._renew_draft()
-        self.estimate_again()
+        if not {"record", "step"}.issuperset(given):
+            self.estimate_again()
         panel._wake()
         return {}
 
@@ -258,7 +259,12 @@ class Desk:
         return {"text": cell_detail(record, str(message["column"]))}
 
     def _cost(self, _: Message) -> dict[str, Any]:
-        ledger = self.panel.shelf.ledger
+        going = self.panel.going
+        if going is not None:
+            ledger = going.ledger
+            ledger.prices = "So far, of the run that goes on."
+        else:
+            ledger = self.panel.shelf.ledger
         return board.cost_state(ledger.lines, ledger.total, self.panel.estimated, ledger.prices)
 
     def _graph(self, _: Message) -> dict[str, Any]:
@@ -268,8 +274,11 @@ class Desk:
         return board.graph_state(drafts.compiled, self.panel.steps())
 
     def _errors(self, _: Message) -> dict[str, Any]:
+        going = self.panel.going
+        if going is not None:
+            return {"groups": error_groups(going.errors, None)}
         table = self.panel.shelf.table(FINAL)
-        return {"groups": error_groups(table.failed, len(table))}
+        return {"groups": error_groups([e for _, e in table.failed], len(table))}
 
     def _code(self, message: Message) -> dict[str, Any]:
         panel, what = self.panel, str(message.get("what") or "pipeline")
@@ -288,9 +297,7 @@ class Desk:
         if drafts is None:
             raise ValueError("this Result came from no run, so it has no prompt to edit")
         step = str(message.get("step") or self.panel.controls["step"])
-        edits = {
-            k: message[k] for k in ("prompt", "system", "model", "temperature") if k in message
-        }
+        edits = {k: message[k] for k in EDITED if k in message}
         drafts.set(step, edits)
         if step == self.panel.controls["step"]:
             settings = drafts.settings(step)
@@ -302,7 +309,8 @@ class Desk:
         step = str(message.get("step") or self.panel.controls["step"])
         record = self.entering(step)
         self._renew_draft(step, record)
-        self.estimate_again()
+        if message.keys() & set(EDITED):
+            self.estimate_again()
         self.panel._wake()
         return {
             "unknown": drafts.unknown(step, record),
@@ -358,8 +366,8 @@ class Desk:
                 if found_at is not None:
                     return records[found_at]
             before = Pipeline._of(node.before.node)
-            found = before.preview(min(at, PREVIEWED) + 1) if self._may_look() else []
-            return found[min(at, len(found) - 1)] if found else None
+            found = before.preview(at + 1) if self._may_look() else []  # the first few
+            return found[at] if at < len(found) else None
         except Exception:  # of a user's function, of a source that is gone
             return None
 
@@ -406,8 +414,11 @@ class Desk:
 
     def estimate_again(self) -> None:
         """Something changed that decides calls or dollars; the newest change counts."""
-        if self.panel.drafts is not None and not self.panel.runs.is_busy:
-            serial = self._serial("estimate")
+        if self.panel.drafts is None:
+            return
+        serial = self._serial("estimate")
+        self._estimate = self.panel.estimate = None  # a price of other controls is none
+        if not self.panel.runs.is_busy:  # else at the end
             if self.panel.poll:
                 self._estimate_now(serial)
             else:
@@ -479,10 +490,3 @@ def _control(name: str, value: Any, controls: Mapping[str, Any]) -> Any:
     if not is_number or value != int(value) or value < least:
         raise ValueError(f"{name} is a whole number from {least} up, not {value!r}")
     return int(value)
-
-
-def has_known_places(pipeline: Pipeline) -> bool:
-    """The records that enter the first LLM step are those of the source, one for one."""
-    steps = pipeline.steps[1:]
-    first = next((i for i, s in enumerate(steps) if isinstance(s, LLMStep)), len(steps))
-    return all(isinstance(s, Map) for s in steps[:first])

@@ -43,7 +43,7 @@ class Shelf:
         self._tables: dict[str, StepTable] = {}
         self._preview: Preview | None = None
         self._growing: tuple[str, list[Record], list[str]] | None = None
-        self._failures: tuple[int, int, int] | None = None
+        self._failures: tuple[int, int] | None = None
         self.version = 0
         """Higher after every change of what is shown."""
 
@@ -84,15 +84,13 @@ class Shelf:
                 lines[spot] = line
         return Ledger(list(lines.values()), ledgers[-1].prices if ledgers else "")
 
-    def failures(self) -> tuple[int, int]:
-        """Failed calls and groups of them, counted once for what is shown."""
+    def n_failed(self) -> int:
+        """Failed calls, counted once for what is shown."""
         with self._lock:
             if self._failures is None or self._failures[0] != self.version:
                 errors = [(k, e) for k, r in enumerate(self.results) for e in r.errors]
-                each = [e for _, e in _once_each(errors)]
-                groups = len({(e.step, e.kind) for e in each})
-                self._failures = (self.version, len(each), groups)
-            return self._failures[1:]
+                self._failures = (self.version, len(_once_each(errors)))
+            return self._failures[1]
 
     # Changes.
 

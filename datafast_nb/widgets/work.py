@@ -14,6 +14,7 @@ from datafast_nb.engine.events import Event
 from datafast_nb.engine.handle import Run, Snapshot
 from datafast_nb.engine.watching import Wait
 from datafast_nb.results import Result
+from datafast_nb.widgets.growth import Growth
 
 Phase = Literal[
     "idle", "queued", "running", "stopping", "stopped", "done", "limited", "budget", "failed"
@@ -64,15 +65,15 @@ class Runs:
     """The run of a panel, if there is one.
 
     Every method may be called from any thread. `changed` is called after each change, `ended`
-    with each outcome on the thread of the run. `growth` makes what hears the events of one run of
-    many.
+    with each outcome on the thread of the run, with a lock held: it must only note it. `growth`
+    makes what hears the events of one run of many.
     """
 
     def __init__(
         self,
         changed: Callable[[], None],
         ended: Callable[[Outcome], None],
-        growth: Callable[[], Callable[[Event], None]],
+        growth: Callable[[], Growth],
     ) -> None:
         self._changed, self._ended, self._growth = changed, ended, growth
         self._lock = threading.Lock()
@@ -161,7 +162,9 @@ class Runs:
         if stops:
             run.stop()
         if what in ("run", "attached"):
-            run.tell(self._growth())
+            growth = self._growth()
+            growth.catch_up(run._grown)
+            run.tell(growth)
         self._changed()
         me = weakref.ref(self)  # whoever holds the run does not hold the panel
 
@@ -198,7 +201,7 @@ class Runs:
         error = run._future.exception()
         result = None if error is not None else run._future.result()
         if error is not None:
-            result = getattr(error, "result", None)
+            result = _result_of(error)
         with self._lock:
             self._last = run._snapshot()
             self._run = None
@@ -208,7 +211,7 @@ class Runs:
             self._what = what
             if error is not None:
                 self.error = said_of(error)
-        self._ended(Outcome(what, result, error))
+            self._ended(Outcome(what, result, error))  # before anything else can be begun
         self._changed()
 
     # Cells that wait; see `engine.watching`.
@@ -239,9 +242,15 @@ class Runs:
                     self._phase = _phase_of(wait.result, wait.error, stopped=stopped)
                     if self._phase == "failed" and wait.error is not None:
                         self.error = said_of(wait.error)
-        if gone:
-            self._ended(Outcome("cell", wait.result))
+                result = wait.result if wait.error is None else _result_of(wait.error)
+                self._ended(Outcome("cell", result, wait.error))
         self._changed()
+
+
+def _result_of(error: BaseException) -> Any:
+    """What a run gave that ended with an error; None: nothing."""
+    made = getattr(error, "result", None)
+    return made if isinstance(made, Result) else getattr(error, "_failed_run", None)
 
 
 def _unheard(_: Event) -> None:

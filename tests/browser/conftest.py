@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ def chromium() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     started = Lab(folder, tmp_path_factory.mktemp("lab-state"))
@@ -30,8 +30,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     started.close()
 
 
-@pytest.fixture
-def page(chromium: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+@contextmanager
+def watched_page(chromium: Any) -> Iterator[Any]:
     """A fresh page; whatever it loads comes from the loopback address, or the test fails."""
     context = chromium.new_context(viewport={"width": 1200, "height": 1400})
     outside: list[str] = []
@@ -48,3 +48,9 @@ def page(chromium: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
     yield opened
     context.close()
     assert not outside, f"the page asked for {outside}"
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    with watched_page(chromium) as opened:
+        yield opened

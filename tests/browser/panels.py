@@ -51,14 +51,30 @@ COUNT_MESSAGES = """() => {
 
 
 class PanelPage:
-    """One notebook with a panel, open in JupyterLab on a page of its own."""
+    """One notebook with a panel, open in JupyterLab."""
 
     def __init__(self, page: Any, lab: Lab, path: Path, theme: str = "light") -> None:
         self.page, self.lab, self.path = page, lab, path
         self.complaints: list[str] = []
-        page.on("console", lambda m: self.complaints.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: self.complaints.append(str(e)))
-        lab.open(page, path, theme=theme, kernel=True)
+        page.on("console", self._on_console)
+        page.on("pageerror", self._on_error)
+        if page.url == "about:blank":
+            lab.open(page, path, theme=theme, kernel=True)
+        else:
+            lab.switch(page, path, theme=theme, kernel=True)
+
+    def _on_console(self, message: Any) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def _on_error(self, error: Any) -> None:
+        self.complaints.append(str(error))
+
+    def leave(self) -> None:
+        """Close the notebook; the page can show another."""
+        self.page.remove_listener("console", self._on_console)
+        self.page.remove_listener("pageerror", self._on_error)
+        self.lab.clear(self.page)
 
     # The notebook.
 
@@ -228,16 +244,25 @@ def panel_page(
     width: int = 1_250,
     kernel: str = "python3",
 ) -> Iterator[PanelPage]:
-    """A notebook of these cells, open on a page of its own; its kernel ends with it."""
-    context = chromium.new_context(viewport={"width": width, "height": 1_000})
+    """A notebook of these cells, open in JupyterLab; its kernel ends with it.
+
+    JupyterLab takes seconds to load: one page shows the notebooks one after another, and is given
+    up where something went wrong in it.
+    """
+    page = lab.page
+    lab.page = None
+    if page is None or page.context.browser is not chromium:
+        page = chromium.new_context().new_page()
     try:
-        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 1_000})
         page.set_default_timeout(20_000)
         # A folder of its own is a project of its own: no memo is shared between tests.
         folder = lab.folder / uuid4().hex[:8]
         folder.mkdir()
         opened = PanelPage(page, lab, write_notebook(folder, *cells, kernel=kernel), theme)
         yield opened
-        page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    finally:
-        context.close()
+        opened.leave()
+    except BaseException:
+        page.context.close()
+        raise
+    lab.page = page

@@ -43,6 +43,21 @@ READY = """async (needsKernel) => {
         await panel.sessionContext.session.kernel.info;
     }
 }"""
+# Kernels are listed once a minute, and a new one may be asked for.
+SWITCH = """async path => {
+    const app = window.jupyterapp;
+    await app.restored;
+    await app.serviceManager.kernelspecs.refreshSpecs();
+    const panel = await app.commands.execute('docmanager:open', { path });
+    app.shell.activateById(panel.id);
+}"""
+# Disposed of, not closed: nobody is asked whether to save.
+CLOSE = """async () => {
+    for (const panel of [...window.jupyterapp.shell.widgets('main')]) {
+        await panel.sessionContext?.shutdown();
+        panel.dispose();
+    }
+}"""
 
 
 class Lab:
@@ -50,6 +65,8 @@ class Lab:
 
     def __init__(self, folder: Path, state: Path) -> None:
         self.folder = folder
+        self.page: Any = None
+        """A page that shows JupyterLab, for the next notebook; see `panels.panel_page`."""
         self._data = state / "data"
         settings = state / "settings"
         for plugin, values in {
@@ -151,6 +168,20 @@ class Lab:
         page.goto(
             f"http://127.0.0.1:{self.port}/lab/tree/{place}?reset", wait_until="domcontentloaded"
         )
+        self._until_shown(page, theme, kernel)
+
+    def switch(
+        self, page: Any, notebook: Path, *, theme: str = "light", kernel: bool = False
+    ) -> None:
+        """The same on a page that has shown others; JupyterLab is not loaded again."""
+        page.evaluate(SWITCH, notebook.relative_to(self.folder).as_posix())
+        self._until_shown(page, theme, kernel)
+
+    def clear(self, page: Any) -> None:
+        """Close what a page shows, and end its kernels."""
+        page.evaluate(CLOSE)
+
+    def _until_shown(self, page: Any, theme: str, kernel: bool) -> None:
         page.wait_for_selector(f"{NOTEBOOK} .jp-Cell", timeout=60_000)
         page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext", timeout=60_000

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import watched_page
 from real_lab import NOTEBOOK, Lab, is_trusted
 from show import CELLS, HOSTILE, make
 
@@ -53,8 +55,23 @@ CONTRAST = """selector => {
 
 
 @pytest.fixture(scope="module")
+def kept_page(chromium: Any) -> Iterator[Any]:
+    with watched_page(chromium) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(kept_page: Any) -> Any:
+    """One page for all tests here, in its first size."""
+    kept_page.set_viewport_size({"width": 1200, "height": 1400})
+    return kept_page
+
+
+@pytest.fixture(scope="module")
 def notebook(lab: Lab) -> Path:
-    return make(lab.folder)
+    folder = lab.folder / "displays"  # a memo in the Lab's own would be every notebook's
+    folder.mkdir()
+    return make(folder)
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +96,26 @@ def texts(page: Any) -> dict[str, str]:
     return dict(zip(CELLS, found, strict=True))
 
 
+def show(
+    lab: Lab, page: Any, notebook: Path, *, theme: str = "light", kernel: bool = False
+) -> None:
+    """Show a notebook; JupyterLab is loaded only where the page does not hold it."""
+    if page.locator(".jp-LabShell").count():
+        lab.clear(page)
+        lab.switch(page, notebook, theme=theme, kernel=kernel)
+    else:
+        lab.open(page, notebook, theme=theme, kernel=kernel)
+
+
 def words(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
 def test_a20_untrusted_shows_all_that_trusted_shows(lab, notebook, trusted_notebook, page):
-    lab.open(page, trusted_notebook)
+    show(lab, page, trusted_notebook)
     assert is_trusted(page)
     full = texts(page)
-    lab.open(page, notebook)
+    show(lab, page, notebook)
     assert not is_trusted(page)
     safe = texts(page)
     for name in SHOWN:
@@ -104,7 +132,7 @@ def test_a20_untrusted_shows_all_that_trusted_shows(lab, notebook, trusted_noteb
 
 
 def test_a19_reopened_without_a_kernel_everything_is_there(lab, trusted_notebook, page):
-    lab.open(page, trusted_notebook, kernel=True)
+    show(lab, page, trusted_notebook, kernel=True)
     page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     seen = texts(page)
     assert all(seen[name] for name in SHOWN)
@@ -115,7 +143,7 @@ def test_a19_reopened_without_a_kernel_everything_is_there(lab, trusted_notebook
 def test_a26_hostile_text_stays_text(lab, notebook, trusted_notebook, page, is_trusting):
     dialogs: list[Any] = []
     page.on("dialog", lambda d: (dialogs.append(d.message), d.dismiss()))
-    lab.open(page, trusted_notebook if is_trusting else notebook)
+    show(lab, page, trusted_notebook if is_trusting else notebook)
     page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
     page.wait_for_timeout(200)
     assert page.evaluate("() => window.hit") is None and not dialogs
@@ -134,13 +162,13 @@ def test_a26_hostile_text_stays_text(lab, notebook, trusted_notebook, page, is_t
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a16_text_has_contrast_in_both_themes(lab, trusted_notebook, page, theme):
-    lab.open(page, trusted_notebook, theme=theme)
+    show(lab, page, trusted_notebook, theme=theme)
     worst = page.evaluate(CONTRAST, f"{OUTPUTS} .jp-RenderedHTMLCommon")
     assert worst and worst[0][0] >= 4.5, worst
 
 
 def test_a21_without_css_nothing_is_hidden_or_twice(lab, trusted_notebook, page):
-    lab.open(page, trusted_notebook)
+    show(lab, page, trusted_notebook)
     page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
     before = texts(page)
     cells = page.eval_on_selector_all(
@@ -161,7 +189,7 @@ def test_a21_without_css_nothing_is_hidden_or_twice(lab, trusted_notebook, page)
 @pytest.mark.parametrize("width", [600, 1200])
 def test_displays_fit_the_page(lab, trusted_notebook, page, width):
     page.set_viewport_size({"width": width, "height": 1400})
-    lab.open(page, trusted_notebook)
+    show(lab, page, trusted_notebook)
     page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
     wide = page.evaluate(
         """selector => Array.from(document.querySelectorAll(selector))

@@ -161,7 +161,10 @@ def test_a15_axe_finds_nothing_serious_and_runs_are_announced(chromium: Any, lab
         if os.environ.get("CI"):
             pytest.fail("no axe-core: npm install in tests/js")
         pytest.skip("no axe-core: npm install in tests/js")
-    with panel_page(chromium, lab, PANEL) as p:
+    # Of a run that is over in a few milliseconds the end alone is told.
+    slower = PANEL.replace("latency_s=0.02", "latency_s=0.4, parallel=4")
+    assert slower != PANEL
+    with panel_page(chromium, lab, slower) as p:
         p.run_all()
         p.page.evaluate("""() => { const live = document.querySelector('.dfnb [role=status]');
             window.told = []; new MutationObserver(() => told.push(live.textContent))
@@ -169,7 +172,7 @@ def test_a15_axe_finds_nothing_serious_and_runs_are_announced(chromium: Any, lab
         p.run.click()
         p.until("done")
         told = p.page.evaluate("told")
-        assert told[0].startswith(("Starting", "Running: 0 of 12")), told
+        assert told[0].startswith(("Starting", "Running")), told
         assert told[-1].startswith("Done"), told
         p.row(1).dblclick()
         p.page.evaluate(AXE.read_text("utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -24,6 +25,15 @@ panel
 """
 
 
+REPLY = """
+def reply(request):
+    text = request.messages[-1]["content"]
+    if text in ("Ask Text 3", "Ask Text 8"):
+        raise dfn.errors.LLMError("too rude", kind="invalid")
+    return "about " + text
+"""
+
+
 def test_rows_come_during_a_run_in_order_and_keep_their_places(chromium: Any, lab: Lab) -> None:
     with panel_page(chromium, lab, SLOW) as p:
         p.run_all()
@@ -35,6 +45,8 @@ def test_rows_come_during_a_run_in_order_and_keep_their_places(chromium: Any, la
         p.page.wait_for_function(
             "() => Number(document.querySelector('.dfnb [data-tab=records]').textContent.split(' ')[1]) >= 8"
         )
+        # Rows that have just come are blank until they are read.
+        expect(p.row(7)).to_contain_text("about Ask")
         assert p.phase == "running"
         texts = p.root.locator(".body .row").evaluate_all(
             "rows => rows.slice(0, 8).map(r => r.innerText.replace(/\\s+/g, ' '))"
@@ -48,23 +60,43 @@ def test_rows_come_during_a_run_in_order_and_keep_their_places(chromium: Any, la
         assert p.complaints == []
 
 
-def test_the_graph_counts_while_a_run_goes_on(chromium: Any, lab: Any) -> None:
-    with panel_page(chromium, lab, SLOW) as p:
+def test_graph_bill_and_failures_are_live_while_a_run_goes_on(chromium: Any, lab: Any) -> None:
+    reply = 'lambda r: "about " + r.messages[-1]["content"]'
+    assert reply in SLOW
+    failing = SLOW.replace(reply, "reply, price=(1.0, 2.0)")
+    with panel_page(chromium, lab, REPLY + failing) as p:
         p.run_all()
         p.run.click()
+        expect(p.root.locator(".say")).to_contain_text("4 in flight")
+        p.tab("errors").click()
+        group = p.root.locator("table.errors tbody tr")
+        expect(group).to_contain_text("too rude")
+        expect(p.tab("errors")).to_have_text(re.compile("Errors [12]"))
+        expect(group.get_by_role("button", name="Show")).to_have_count(0)
+        p.tab("cost").click()
+        bill = p.root.locator("[data-p=cost]")
+        expect(bill).to_contain_text("So far, of the run that goes on.")
+        expect(bill.locator("tbody tr").first).to_contain_text("ask")
+        assert p.phase == "running"
         p.tab("graph").click()
         ask = p.root.locator(".node").filter(has_text="ask")
         seen = set()
         for _ in range(60):
             text = ask.text_content() or ""
-            if " of 60 calls" in text:
+            if re.search("[^0] of 60 calls", text):
                 seen.add(text)
             if len(seen) >= 3 or p.phase == "done":
                 break
             p.page.wait_for_timeout(300)
         assert len(seen) >= 3, seen
         p.until("done", seconds=40)
-        expect(ask).to_contain_text("60 → 60 · 60 new")
+        expect(ask).to_contain_text("60 → 58 · 60 new · 2 failed")
+        p.tab("errors").click()
+        expect(group.get_by_role("button", name="Show 2")).to_be_visible()
+        p.tab("cost").click()
+        expect(bill).not_to_contain_text("So far")
+        expect(bill.locator("tr.total")).to_contain_text("60")
+        p.tab("graph").click()
         ask.click()
         expect(p.tab("records")).to_have_attribute("aria-selected", "true")
         assert p.complaints == []

@@ -149,9 +149,10 @@ def test_a4_progress_is_live_and_true(chromium: Any, lab: Lab) -> None:
         middle = off[len(off) // 2]
         print(f"ETA off by {middle:.0%}, at most {off[-1]:.0%}, in {len(wrong)} states")
         assert len(wrong) >= 5
-        assert middle <= 0.3, wrong
-        # Where others keep the machine busy the latency is not constant.
-        assert off[-1] <= 1.0, wrong
+        # On a machine that does twice as much besides: 5 to 12 %, at most 26 % in 20 runs. Where
+        # others keep it busy the latency is not constant.
+        assert middle <= 0.2, wrong
+        assert off[-1] <= 0.6, wrong
 
 
 @pytest.mark.parametrize("subshells", [True, False])
@@ -230,6 +231,7 @@ def test_a8_interrupt_of_a_cell_is_one_line_and_the_next_run_goes_on(
         opened.until_reads(f"{new:,} new")
         assert f"{new:,} new" in opened.output(1)
         was = opened.prompt(1)
+        opened.python("model.latency_s = 0.02")
         opened.begin_cell(1)
         opened.until_ran(1, was, seconds=60)
         assert opened.value("[len(result), result.status]") == [1_000, "complete"]

@@ -52,7 +52,7 @@ def stop_a_cell(opened: PanelPage, cell: str) -> None:
     assert "\n" not in said
     assert opened.value("'result' in globals()") is False
     # What arrived is kept: the rest alone is asked for.
-    opened.python("_ = pipeline.run(limit=400, confirm=True)")
+    opened.python("model.latency_s = 0.02; _ = pipeline.run(limit=400, confirm=True)")
     asked = prompts(opened)
     assert len(asked) == len(set(asked)) == 400
 
@@ -82,6 +82,7 @@ def test_a5_stop_with_an_idle_kernel_sends_nothing_more_and_keeps_what_comes(
         assert opened.value("len(panel.result)") == calls, "those in flight were kept"
         assert opened.value("panel.state()['memo']['answers']") == calls
         assert f"{calls} new" in opened.said
+        opened.python("model.latency_s = 0.02")
         opened.run.click()
         opened.until("done", seconds=60)
         asked = prompts(opened)

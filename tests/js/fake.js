@@ -43,7 +43,7 @@ export function firstState(change = {}) {
       name, kind: ["source", "Filter", "llm", "llm", "Filter"][k], n_in: 100, n_out: 35, new: 3, memo: 32, failed: k === 2 ? 1 : 0, filtered: 3, live: false,
     })),
     tables: Object.fromEntries([...STEPS, "final"].map((s) => [s, { version: 1, n: 35 }])),
-    focus: null, pins: [], errors: { n: 0, groups: 0 }, stale: "",
+    focus: null, pins: [], errors: { n: 0 }, stale: "",
     draft: {
       step: "ask", prompt: "Article (topic: {topic}):\n{text}\n\nWrite a question a curious reader would ask, and answer it in one or two sentences.",
       system: "You write one question and its answer from a short article. Use only the article.", model: "gpt-4o-mini", temperature: 0.7, unknown: [], changed: false,
@@ -355,7 +355,7 @@ export class FakeModel {
     const memo = Math.round((done - failed) * 0.6);
     const line = { step: "ask", total, done, memo, new: done - failed - memo, failed };
     this.paidCalls = line.new;
-    return { lines: [line], ...line, paid: line.new * 0.00018, in_flight: 8, rate: 11, eta: (total - done) / 11 };
+    return { lines: [line], ...line, paid: line.new * 0.00018, in_flight: 8, budget: this.state.controls.budget, rate: 11, eta: (total - done) / 11 };
   }
 
   /** @param {number} n */
@@ -396,7 +396,7 @@ export class FakeModel {
   /** @param {Json} m */
   on_retry_failed(m) {
     const said = this.on_run(m);
-    this.push({ errors: { n: 0, groups: 0 } });
+    this.push({ errors: { n: 0 } });
     return said;
   }
 

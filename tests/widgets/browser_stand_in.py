@@ -135,15 +135,14 @@ class Browser:
 
     def ended(self) -> dict[str, Any]:
         """Wait until no run is on its way and its records are shown."""
-        return self.until(
-            lambda s: (
-                (
-                    s["phase"] not in ("queued", "running", "stopping")
-                    and self.panel.act._thread is None
-                )
-                or _is_quiet(self.panel, s)
-            )
-        )
+        end = time.monotonic() + WAIT_S
+        while self.panel.runs.is_busy:  # the states that came may all be of before it began
+            assert time.monotonic() < end, self.state
+            time.sleep(0.005)
+        worked_off = threading.Event()
+        if self.panel.act.put(worked_off.set):  # behind the showing of what ended
+            assert worked_off.wait(WAIT_S)
+        return self.until(lambda s: _but_estimate(s) == _but_estimate(self.panel.state()))
 
     def rows(
         self, step: str = "final", start: int = 0, n: int = 100, view: int | None = None
@@ -152,11 +151,8 @@ class Browser:
         return self.ask("window", step=step, start=start, n=n, view=view)["rows"]
 
 
-def _is_quiet(panel: Panel, state: dict[str, Any]) -> bool:
-    busy = ("queued", "running", "stopping")
-    return state["phase"] not in busy and state["tables"] == json.loads(
-        json.dumps(panel.shelf.sizes())
-    )
+def _but_estimate(state: dict[str, Any]) -> Any:
+    return json.loads(json.dumps({**state, "estimate": None}))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from browser_stand_in import Browser, local_comms
 
 from datafast_nb.widgets.panel import Panel
+
+THREADS = ("datafast_nb-panel-", "datafast_nb-run")
 
 
 @pytest.fixture
@@ -26,3 +29,7 @@ def opened() -> Iterator[Callable[..., Browser]]:
         for panel in panels:
             panel.runs.stop()
             panel.close()
+        # What they still do would go on in the next test, without this one's memo.
+        for thread in threading.enumerate():
+            if thread.name.startswith(THREADS):
+                thread.join(10)

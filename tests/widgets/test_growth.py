@@ -11,6 +11,7 @@ from browser_stand_in import Browser
 
 from datafast_nb import FakeModel, LLMStep, Pipeline, Source
 from datafast_nb.engine.events import Finished, Grown, RunStarted
+from datafast_nb.errors import LLMError
 from datafast_nb.widgets import growth
 
 
@@ -25,15 +26,18 @@ Opened = Callable[..., Browser]
 class Gate:
     """A model that answers the first few, and the others when it is opened."""
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, refused: tuple[str, ...] = ()) -> None:
         self.first = first
+        self.refused = refused
         self.opened = threading.Event()
-        self.model = FakeModel(self.answer, parallel=1)
+        self.model = FakeModel(self.answer, parallel=1, price=(1.0, 2.0))
 
-    def answer(self, request: Any) -> str:
+    def answer(self, request: Any) -> Any:
         text = request.messages[-1]["content"]
         if int(text.split()[-1]) >= self.first:
             assert self.opened.wait(20)
+        if text in self.refused:
+            return LLMError("too rude", kind="refused")
         return f"answer to {text}"
 
 
@@ -118,3 +122,37 @@ def test_a_broken_reader_does_not_disturb_the_run() -> None:
 
     for _ in range(3):
         heard(Grown("a", 1, broken))
+
+
+def test_bill_and_failures_are_there_while_the_run_goes_on(opened: Opened) -> None:
+    gate = Gate(6, refused=("Say 1", "Say 4"))
+    view = opened(asked(30, gate.model), limit=None, budget=1.0)
+    try:
+        view.ask("run", confirmed=True)
+        going = view.until(
+            lambda s: (
+                s["progress"] and (s["progress"]["done"], s["progress"]["in_flight"]) == (6, 1)
+            )
+        )
+        assert going["phase"] == "running"
+        assert going["errors"] == {"n": 2}
+        assert "in flight" in repr(view.panel.runs._run.view())  # type: ignore[union-attr]
+        (group,) = view.ask("errors")["groups"]
+        assert (group["n"], group["step"], group["rows"]) == (2, "ask", [])
+        assert "too rude" in group["example"]
+        assert "1" in group["input"]
+        bill = view.ask("cost")
+        assert [(b["step"], b["new"], b["failed"]) for b in bill["lines"]] == [("ask", 6, 2)]
+        assert bill["note"].startswith("So far")
+        assert bill["total"]["paid"] == pytest.approx(going["progress"]["paid"])
+        assert bill["total"]["paid"] > 0
+    finally:
+        gate.opened.set()
+    ended = view.until(lambda s: s["phase"] == "done" and s["tables"]["final"]["n"] == 28)
+    assert ended["progress"]["in_flight"] is None
+    assert view.panel.going is None
+    (group,) = view.ask("errors")["groups"]
+    assert (group["n"], group["rows"]) == (2, [28, 29])
+    bill = view.ask("cost")
+    assert (bill["total"]["new"], bill["total"]["failed"]) == (30, 2)
+    assert not bill["note"].startswith("So far")

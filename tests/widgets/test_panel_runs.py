@@ -30,9 +30,9 @@ def test_looking_editing_and_estimating_ask_nobody(opened: Opened) -> None:
     browser = opened(qa(model))
     browser.until(lambda s: s["estimate"] and s["tables"]["final"]["n"])
     browser.ask("set", controls={"limit": 3})
-    browser.until(lambda s: s["estimate"]["new"] == 3)
+    browser.until(lambda s: s["estimate"] and s["estimate"]["new"] == 3)
     browser.ask("set", controls={"limit": 5, "temperature": 0.1, "n": 2, "concurrency": 3})
-    state = browser.until(lambda s: s["estimate"]["new"] == 10)
+    state = browser.until(lambda s: s["estimate"] and s["estimate"]["new"] == 10)
     assert state["controls"]["temperature"] == 0.1
     said = browser.ask("draft", step="ask", prompt="Tell of {text} and {nothing}")
     assert said["unknown"] == ["nothing"]
@@ -131,7 +131,7 @@ def test_retry_failed_asks_for_exactly_the_failed(opened: Opened) -> None:
     browser = opened(pipeline, limit=None)
     browser.ask("run")
     state = browser.until(lambda s: s["phase"] == "done" and s["errors"]["n"])
-    assert state["errors"] == {"n": 3, "groups": 1}
+    assert state["errors"] == {"n": 3}
     (group,) = browser.ask("errors")["groups"]
     assert (group["n"], group["rows"]) == (3, [3, 4, 5])
     view = browser.ask("view", step="final", status="failed")
@@ -338,12 +338,12 @@ def test_a_result_that_cannot_be_shown_is_said(
     def broken(*_: Any) -> None:
         raise RuntimeError("no table today")
 
-    monkeypatch.setattr(browser.panel.shelf, "show", broken)
-    browser.ask("run", confirmed=True)
-    state = browser.until(lambda s: s["error"])
+    with monkeypatch.context() as patched:  # `undo()` would take back this test's own memo too
+        patched.setattr(browser.panel.shelf, "show", broken)
+        browser.ask("run", confirmed=True)
+        state = browser.until(lambda s: s["error"])
     assert "no table today" in state["error"]["text"]
     assert model.calls == 2
-    monkeypatch.undo()
     browser.ask("run", confirmed=True)
     browser.until(lambda s: s["phase"] == "done" and s["error"] is None)
     browser.ended()

@@ -421,7 +421,7 @@ export class Requests {
 
 /**
  * Changes that come fast leave together, the last one of each name; the first waits `ms`.
- * @param {(changes: Json) => void} send
+ * @param {(changes: Json) => any} send
  * @param {number} ms
  */
 export function coalesce(send, ms) {
@@ -434,7 +434,7 @@ export function coalesce(send, ms) {
     timer = undefined;
     const changes = held;
     held = {};
-    if (Object.keys(changes).length) send(changes);
+    return Object.keys(changes).length ? send(changes) : undefined;
   };
   return {
     /** @param {Json} changes */

@@ -1,6 +1,6 @@
 // The line to Python: one for a model, whatever number of views it has.
 
-/** @typedef {{op: string, queued: boolean, acked: boolean}} Asked */
+/** @typedef {{op: string, queued: boolean, acked: boolean, sent: boolean}} Asked */
 /** @typedef {{acked: boolean, words: string}} Stopping */
 /** @typedef {"state" | "table" | "record" | "draft" | "side"} What what has changed */
 
@@ -31,15 +31,19 @@ export class Line {
     this.tried = null;
     /** @type {Json | null} */
     this.preview = null;
-    /** Bill, graph and errors, read when they are looked at. @type {Map<string, {key: string, data: Json | null, error: string}>} */
+    /** Bill, graph and errors, read when they are looked at. @type {Map<string, {key: string, data: Json | null, error: string, comes: boolean}>} */
     this.sides = new Map();
     /** @type {Set<ReturnType<typeof setTimeout>>} */
     this.timers = new Set();
-    this.setting = coalesce((controls) => void this.tellControls(controls), 120);
+    this.setting = coalesce((controls) => this.tellControls(controls), 120);
     this.selecting = coalesce((fields) => void this.ask("select", fields), 150);
-    this.editing = coalesce((fields) => void this.sendDraft(fields), 250);
+    this.editing = coalesce((fields) => this.sendDraft(fields), 250);
     /** Controls as they were set here and not yet taken by Python. @type {Json} */
     this.local = {};
+    /** The controls as Python said them last. @type {Json} */
+    this.told = this.state.controls;
+    /** Why the last edit of the draft was refused: Python still has the one before. */
+    this.unread = "";
     /** The estimate as it was when a control was set that changes it. @type {string | null} */
     this.outdated = null;
     this.table = new Table(this);
@@ -132,8 +136,12 @@ export class Line {
     if (!state?.controls || !state.tables) return;
     const before = this.state;
     this.state = { ...state, controls: { ...state.controls, ...this.local } };
-    if (this.lost) this.lost = ""; // what can still be heard is not lost
-    if (before.session !== state.session) this.table.version = -1;
+    this.told = state.controls;
+    if (this.lost || before.session !== state.session) { // what was asked for meanwhile is gone
+      this.table.version = -1;
+      this.sides.clear();
+    }
+    this.lost = ""; // what can still be heard is not lost
     if (this.asked?.acked) this.asked = null;
     if (!this.isRunning) this.stopping = null;
     this.table.check();
@@ -255,10 +263,9 @@ export class Line {
   /** Ask for something that costs. @param {string} op @param {Json} [fields] */
   async spend(op, fields = {}) {
     if (this.isBusy) return null;
-    this.setting.flush(); // the controls as they stand here
-    this.editing.flush();
+    const said = [this.setting.flush(), this.editing.flush()]; // the controls and the draft as they stand here
     /** @type {Asked} */
-    const asked = (this.asked = { op, queued: false, acked: false });
+    const asked = (this.asked = { op, queued: false, acked: false, sent: false });
     this.question = null;
     this.error = "";
     const forget = this.later(() => {
@@ -266,7 +273,10 @@ export class Line {
       this.tell("state", this.state);
     }, QUEUED_MS);
     this.tell("state", this.state);
-    const reply = await this.ask(op, fields);
+    const refused = (await Promise.all(said)).find((r) => r && !r.ok)?.error ?? (op.startsWith("retry") ? "" : this.unread);
+    if (this.asked !== asked) return forget(), null; // it was stopped before it was sent
+    asked.sent = true;
+    const reply = refused ? { ok: false, error: refused } : await this.ask(op, fields);
     forget();
     if (this.asked !== asked) return reply;
     asked.queued = false;
@@ -294,6 +304,7 @@ export class Line {
   /** Stop: by a message; where none comes through and a cell of ours blocks, by an interrupt. */
   async stop() {
     if (!this.canStop || (this.stopping && !this.stopping.words)) return;
+    if (this.asked && !this.asked.sent) this.asked = null;
     /** @type {Stopping} */
     const stopping = (this.stopping = { acked: false, words: "" });
     this.tell("state", this.state);
@@ -324,13 +335,17 @@ export class Line {
     for (const [name, value] of Object.entries(controls)) {
       if (this.local[name] === value) delete this.local[name];
     }
-    if (!reply.ok) this.complain(reply.error);
+    if (!reply.ok) {
+      this.state = { ...this.state, controls: { ...this.told, ...this.local } };
+      this.complain(reply.error);
+    }
     // An estimate that stays the same is true after all.
     this.later(() => {
       this.outdated = null;
       this.tell("state", this.state);
     }, 700);
     this.tell("state", this.state);
+    return reply;
   }
 
   /** @param {Json} changes */
@@ -372,23 +387,25 @@ export class Line {
   /** @param {Json} fields */
   async sendDraft(fields) {
     const reply = await this.askNewest("draft", fields);
-    if (!reply) return;
+    if (!reply) return null;
+    if (Object.keys(fields).length > 1 && !this.lost) this.unread = reply.ok ? "" : reply.error; // it was an edit
     this.preview = { ...reply, step: fields.step, record: this.state.controls.record };
     this.tell("draft");
+    return reply;
   }
 
   /** Bill, graph or errors, read again where the tables have changed. @param {string} op */
   side(op) {
     const { tables, phase, draft, session } = this.state;
-    // Counts of the graph are live, once a second.
-    const second = op === "graph" && this.isRunning ? Math.floor(Date.now() / 1_000) : 0;
-    const key = JSON.stringify([tables, phase, draft?.changed, session, second]);
-    const held = this.sides.get(op) ?? { key: "", data: null, error: "" };
-    if (held.key !== key && !this.lost) {
+    const live = this.isRunning ? Math.floor(Date.now() / 1_000) : 0; // then once a second
+    const key = JSON.stringify([tables, phase, draft?.changed, session, live]);
+    const held = this.sides.get(op) ?? { key: "", data: null, error: "", comes: false };
+    if (held.key !== key && !this.lost && !held.comes) {
       held.key = key;
+      held.comes = true; // one after another, however long it takes
       this.sides.set(op, held);
-      void this.askNewest(op, {}).then((reply) => {
-        if (!reply) return;
+      void this.ask(op, {}).then((reply) => {
+        held.comes = false;
         held.data = reply.ok ? reply : held.data;
         held.error = reply.ok ? "" : reply.error;
         this.tell("side");

@@ -401,12 +401,12 @@ class Head {
     } else if (!words.length) words.push(h("span", {}, visible(state.said)));
     if (p) {
       words.push(mark("memo", `${count(p.memo)} memo`), mark("new", `${count(p.new)} new`), p.failed ? mark("failed", `${count(p.failed)} failed`) : muted("✕ 0 failed"));
-      const { budget } = state.controls;
+      const { budget } = p;
       words.push(h("span", {}, `${p.paid == null ? "cost unknown" : usd(p.paid)}${budget == null ? "" : ` of ${limitUsd(budget)}`}`));
     }
     if (isRunning && p) {
       const rate = p.rate ? `${p.rate < 9.95 ? p.rate.toFixed(1) : count(p.rate)} per second` : "";
-      words.push(muted([p.in_flight ? `${count(p.in_flight)} in flight` : "", rate, p.eta == null ? "" : `${seconds(p.eta)} left`].filter(Boolean).join(", ")));
+      words.push(muted([p.eta == null ? "" : `${seconds(p.eta)} left`, rate, p.in_flight ? `${count(p.in_flight)} in flight` : ""].filter(Boolean).join(", ")));
     } else if (!isRunning && state.estimate) {
       words.push(muted(`next: ${state.estimate.text}`));
       for (const note of state.estimate.notes ?? []) words.push(h("span", { class: "warn" }, "! ", visible(note)));

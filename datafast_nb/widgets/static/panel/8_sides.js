@@ -24,6 +24,7 @@ class PromptPage {
     this.runPins = h("button", { onclick: () => this.runDraft(true) });
     this.drop = h("button", { onclick: async () => {
       line.question = null;
+      line.unread = "";
       await line.want("draft_drop");
       this.look();
     } }, "Drop draft");
@@ -78,7 +79,7 @@ class PromptPage {
       select.disabled = line.lost !== "" || options.length < 2;
     }
     fill(this.temperature, `${c.temperature ?? ""}`);
-    if (!line.editing.holds()) {
+    if (!line.editing.holds() && !line.unread) {
       fill(this.prompt, draft.prompt ?? "");
       fill(this.system, draft.system ?? "");
     }
@@ -156,20 +157,27 @@ class CostPage extends SidePage {
 
   /** @param {Json} data */
   draw(data) {
-    if (!data.lines.length) return [emptyPage(this.line.isRunning ? "The bill is written when the run has ended; what is paid so far stands above." : "No call yet, so nothing is paid.")];
+    if (!data.lines.length) return [emptyPage("No call yet, so nothing is paid.")];
     const money = (/** @type {number | null} */ v) => (v === 0 ? "–" : usd(v));
     const row = (/** @type {Json} */ l, /** @type {boolean} */ isTotal) => h("tr", { class: isTotal ? "total" : null },
       h("th", { scope: "row" }, isTotal ? "total" : visible(l.step)), h("td", {}, isTotal ? "" : visible(l.model ?? "")),
       ...[count(l.memo), count(l.new), count(l.failed), amount(l.tokens_in), amount(l.tokens_out), money(l.paid), money(l.saved), money(l.wasted),
         l.estimated == null ? "" : `about ${usd(l.estimated)}`].map((text) => h("td", { class: "r" }, text === "0" ? "–" : text)));
-    const most = Math.max(1e-12, ...each(data.lines, (l) => Math.max(l.paid ?? 0, l.estimated ?? 0)));
+    /** Of each step, all its models together. @type {Map<string, Json>} */
+    const steps = new Map();
+    for (const { step, paid, estimated } of data.lines) {
+      const was = steps.get(step);
+      const sum = was && (was.paid == null || paid == null ? null : was.paid + paid);
+      steps.set(step, was ? { ...was, paid: sum } : { step, paid, estimated });
+    }
+    const most = Math.max(1e-12, ...each(steps.values(), (l) => Math.max(l.paid ?? 0, l.estimated ?? 0)));
     const bar = (/** @type {string} */ kind, /** @type {number | null} */ v) => [h("span", { class: "mut" }, kind),
       h("span", { class: "track" }, h("i", { class: kind, style: `width:${(100 * (v ?? 0)) / most}%` })), h("span", { class: "r" }, v == null ? "unknown" : usd(v))];
     return [
       h("table", { class: "plain" }, heads(["step", "model", "memo", "new", "failed", "tokens in", "out", "paid", "saved", "wasted", "estimated"], [2, 3, 4, 5, 6, 7, 8, 9, 10]),
         h("tbody", {}, ...each(data.lines, (l) => row(l, false)), row(data.total, true))),
       h("div", { class: "chart", role: "group", "aria-label": "estimated and paid" }, h("h4", {}, "Estimated and paid"),
-        ...each(data.lines, (l) => h("div", { class: "of" }, h("b", {}, visible(l.step)), ...bar("estimated", l.estimated), ...bar("paid", l.paid))))];
+        ...each(steps.values(), (l) => h("div", { class: "of" }, h("b", {}, visible(l.step)), ...bar("estimated", l.estimated), ...bar("paid", l.paid))))];
   }
 
   /** @param {Json} data */
@@ -242,7 +250,7 @@ class ErrorsPage extends SidePage {
 
   /** @param {Json} data */
   draw(data) {
-    if (!data.groups.length) return [emptyPage(this.line.isRunning ? "Failed calls are listed when the run has ended." : "No call has failed.")];
+    if (!data.groups.length) return [emptyPage(`No call has failed${this.line.isRunning ? " so far" : ""}.`)];
     const show = () => {
       this.line.table.set({ step: FINAL, status: "failed", search: "", where: [] });
       this.view.show("records", true);
@@ -251,7 +259,7 @@ class ErrorsPage extends SidePage {
       h("tbody", {}, ...each(data.groups, (g) => h("tr", {}, h("td", { class: "r" }, count(g.n)), h("td", {}, visible(g.step)),
         h("td", {}, mark("failed", g.cause ?? g.kind), h("div", { class: "mut" }, visible(g.kind))),
         h("td", {}, longText(g.example), g.input && h("div", { class: "mut" }, visible(clip(g.input, 300)[0]))),
-        h("td", {}, visible(g.what_to_do ?? "")), h("td", {}, h("button", { onclick: show }, `Show ${count(g.n)}`)))))) ];
+        h("td", {}, visible(g.what_to_do ?? "")), h("td", {}, g.rows.length ? h("button", { onclick: show }, `Show ${count(g.n)}`) : null))))) ];
   }
 
   /** @param {Json} data @returns {Kid[]} */
