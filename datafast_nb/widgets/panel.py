@@ -388,7 +388,9 @@ class Panel:
             part = Part(result, _key_of(result.info.settings), changes, time.time())
             if part.key is not None:
                 self._adopt_one(part)
-            elif outcome.error is None or len(result) or result.ledger.total.n_calls:
+            elif (
+                outcome.error is None or len(result) or result.errors or result.ledger.total.n_calls
+            ):
                 self.focus = None
                 self.shelf.show([part])
         if not self.runs.is_busy:

@@ -138,6 +138,16 @@ test("an edit that is refused holds back the run, and the one that is readable l
   assert.deepEqual(model.sent.slice(-2).map((m) => m.op), ["draft", "run"]);
 }));
 
+test("a refused edit of one step is not held against another", () => withLine({
+  draft: () => ({ ok: false, error: "'{' opens no field" }),
+}, async (line, model) => {
+  line.editDraft({ prompt: "Tell { half" });
+  await line.spend("run");
+  assert.match(line.unread, /opens no field/);
+  model.push(stateOf({ draft: { step: "judge", prompt: "How good is {answer}?" } }));
+  assert.equal(line.unread, "", "its prompt is shown, and can be run");
+}));
+
 test("a click that waits for the controls and is stopped sends nothing", () => withLine({
   set: () => pause(60),
 }, async (line, model) => {

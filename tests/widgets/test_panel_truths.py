@@ -180,6 +180,21 @@ def test_the_bill_of_a_run_that_ends_in_a_users_mistake_is_kept(opened: Opened) 
         assert {s["name"]: s["n_out"] for s in view.state["steps"]}["one"] == 5
 
 
+def test_failures_without_a_call_are_shown_where_they_end_the_run(opened: Opened) -> None:
+    step = dfn.LLMStep(
+        prompt="one {x}", output_columns=["y"], model=dfn.FakeModel(), on_error="raise"
+    ).as_step("one")
+    mixed = dfn.Source.list([{"x": "a"}, {"z": "b"}])
+    view = opened(mixed >> dfn.Filter(lambda r: "z" in r) >> step, limit=None)
+    view.ask("run", confirmed=True)
+    view.until(lambda s: s["phase"] == "failed")
+    view.ended()
+    assert view.ask("cost")["lines"] == []
+    assert view.state["errors"] == {"n": 1}
+    (group,) = view.ask("errors")["groups"]
+    assert "no column 'x'" in group["example"]
+
+
 def test_a_retry_that_ends_in_a_users_mistake_leaves_the_table(opened: Opened) -> None:
     bad = {"one 2"}
     is_broken = [False]

@@ -137,6 +137,7 @@ export class Line {
     const before = this.state;
     this.state = { ...state, controls: { ...state.controls, ...this.local } };
     this.told = state.controls;
+    if (before.draft?.step !== state.draft?.step) this.unread = ""; // another prompt is edited
     if (this.lost || before.session !== state.session) { // what was asked for meanwhile is gone
       this.table.version = -1;
       this.sides.clear();
